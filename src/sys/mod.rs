@@ -1,0 +1,1 @@
+//! The kernel boundary: the only module that may say `unsafe`.
