@@ -1,0 +1,76 @@
+//! Every bound and budget of the library, in one place.
+//!
+//! A name carries its unit. A bound is hard: what would pass it is refused, closed or made to wait. A budget is fair:
+//! what would pass it is taken up again in the next turn, after everybody else.
+
+/// Bytes that one `recv(2)` may take, and the size of the one receive buffer that a worker has for all connections.
+///
+/// 64 KiB is where a larger buffer stopped to lower the CPU time per byte on loopback; it stays inside the L2 cache.
+pub const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Bytes that one connection may move, in or out, before the others have their turn.
+///
+/// Two receive buffers: a message of exactly [`READ_BUFFER_BYTES`] is drained (one full read, one that hears EAGAIN)
+/// without a detour through the run queue, and a flooding client holds a neighbour up for tens of microseconds only.
+pub const TURN_BUDGET_BYTES: usize = 2 * READ_BUFFER_BYTES;
+
+/// Connections that a listener may accept in one turn before the connections that are there have theirs.
+pub const ACCEPT_BUDGET: usize = 64;
+
+/// Events that one `epoll_wait(2)` may return (12 bytes each on x86-64). More wait in the kernel's ready list, which
+/// rotates: nobody starves (lab: `maxevents-round-robin`).
+pub const EVENTS_PER_WAIT: usize = 1024;
+
+/// Unsent bytes of a connection at which its input is no longer read: TCP then holds the client back.
+pub const OUTPUT_HIGH_WATER_BYTES: usize = 64 * 1024;
+
+/// Unsent bytes at which a connection that was held back is read again. Half of the high-water mark, so that a client
+/// that reads in small steps does not switch the interest at every step.
+pub const OUTPUT_LOW_WATER_BYTES: usize = OUTPUT_HIGH_WATER_BYTES / 2;
+
+/// Unsent bytes that other threads may pile up on one connection ([`Handle::send`](crate::Handle::send),
+/// [`Handle::broadcast`](crate::Handle::broadcast)); a client that falls further behind is closed.
+pub const OUTPUT_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// Unconsumed input bytes that the loop keeps for a service that does not say otherwise
+/// ([`Service::input_limit`](crate::Service::input_limit)).
+pub const INPUT_LIMIT_BYTES: usize = 64 * 1024;
+
+/// Largest payload of a frame, in bytes, if the user does not say otherwise.
+pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
+
+/// Messages that may wait in the mailbox of one worker; a sender beyond that is told that it is full.
+pub const MAILBOX_MESSAGES: usize = 65_536;
+
+/// Messages that a worker takes out of its mailbox in one turn.
+pub const MAILBOX_BUDGET: usize = 1024;
+
+/// Bytes of capacity that the shared output buffer of a worker may keep between turns.
+pub const STAGE_KEEP_BYTES: usize = 256 * 1024;
+
+/// Milliseconds for which a connection that we have ended goes on being read, so that the client gets our last bytes
+/// and a FIN, not a reset (RFC 2525, 2.17; lab: `close-with-unread-input-sends-rst`).
+pub const LINGER_MS: u64 = 1000;
+
+/// Milliseconds for which a listener rests when descriptors or memory have run out. It is also woken when a connection
+/// of the same worker closes. Ten tries a second cost no CPU worth the name.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Milliseconds without a byte after which a draining server takes it that a client has got everything that was due.
+pub const DRAIN_QUIET_MS: u64 = 100;
+
+/// Seconds that a draining server waits for its clients, if the user does not say otherwise.
+pub const DRAIN_TIMEOUT_SECONDS: u64 = 5;
+
+/// Worker threads at the most. A worker more than the machine has processors is of no use.
+pub const WORKERS_MAX: usize = 1024;
+
+/// Slots of a connection table at the most; above are the tokens of listeners and the waker.
+pub const SLOTS_MAX: u32 = 1 << 31;
+
+const _: () = assert!(OUTPUT_LOW_WATER_BYTES < OUTPUT_HIGH_WATER_BYTES);
+const _: () = assert!(OUTPUT_HIGH_WATER_BYTES < OUTPUT_LIMIT_BYTES);
+const _: () = assert!(TURN_BUDGET_BYTES > READ_BUFFER_BYTES);
+const _: () = assert!(INPUT_LIMIT_BYTES >= READ_BUFFER_BYTES);
+const _: () = assert!(MAILBOX_BUDGET <= MAILBOX_MESSAGES);
+const _: () = assert!(DRAIN_QUIET_MS < DRAIN_TIMEOUT_SECONDS * 1000);
