@@ -116,7 +116,10 @@ pub enum Error {
     )]
     ExclusiveCombination,
     /// An errno that the manual does not name for this call.
-    #[error("unexpected answer of the kernel: {}", io::Error::from_raw_os_error(*.0))]
+    #[error(
+        "unexpected answer of the kernel, see whether a seccomp filter is in the way: {}",
+        io::Error::from_raw_os_error(*.0)
+    )]
     Other(i32),
 }
 
