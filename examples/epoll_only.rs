@@ -55,11 +55,7 @@ fn main() -> io::Result<()> {
             if let Ok((socket, _)) = accepted {
                 ready.insert(LISTENER); // One edge may stand for many: accept until EAGAIN.
                 newest += 1;
-                let client = Client {
-                    socket,
-                    unsent: Vec::new(),
-                    eof: false,
-                };
+                let client = Client { socket, unsent: Vec::new(), eof: false };
                 let both = Interest::READ | Interest::WRITE; // Once and for all, never modified.
                 let added = epoll.add_nonblocking(&client.socket, newest, both, Mode::EDGE);
                 drop(added.map(|()| clients.insert(newest, client))); // If refused: closed.

@@ -7,5 +7,12 @@ pub mod limits;
 pub mod slab;
 #[allow(unsafe_code)]
 pub mod sys;
-pub struct Handle; impl Handle { pub fn send(){} pub fn broadcast(){} }
-pub trait Service { fn room(){} fn input_limit(){} }
+pub struct Handle;
+impl Handle {
+    pub fn send() {}
+    pub fn broadcast() {}
+}
+pub trait Service {
+    fn room() {}
+    fn input_limit() {}
+}

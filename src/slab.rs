@@ -97,7 +97,9 @@ impl<T> Slab<T> {
     pub fn next_token(&self) -> Option<Token> {
         match self.free.last() {
             Some(&slot) => Some(Token { generation: self.slots[slot as usize].generation, slot }),
-            None if self.slots.len() < SLOTS_MAX as usize => Some(Token { generation: 0, slot: self.slots.len() as u32 }),
+            None if self.slots.len() < SLOTS_MAX as usize => {
+                Some(Token { generation: 0, slot: self.slots.len() as u32 })
+            }
             None => None,
         }
     }

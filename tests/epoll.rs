@@ -72,11 +72,9 @@ fn writable_is_reported_only_if_asked_for() {
 
 #[test]
 fn half_close_is_read_closed_only_if_asked_for() {
-    for (interest, expected) in [
-        (READ | Interest::READ_CLOSED, "7:IN|RDHUP"),
-        (Interest::READ_CLOSED, "7:RDHUP"),
-        (READ, "7:IN"),
-    ] {
+    for (interest, expected) in
+        [(READ | Interest::READ_CLOSED, "7:IN|RDHUP"), (Interest::READ_CLOSED, "7:RDHUP"), (READ, "7:IN")]
+    {
         let (ours, theirs) = tcp_pair();
         let epoll = Epoll::new().unwrap();
         epoll.add(&ours, 7, interest, LEVEL).unwrap();
@@ -90,9 +88,7 @@ fn urgent_data_is_priority() {
     let (ours, theirs) = tcp_pair();
     let epoll = Epoll::new().unwrap();
     epoll.add(&ours, 7, Interest::PRIORITY, LEVEL).unwrap();
-    socket2::SockRef::from(&theirs)
-        .send_out_of_band(b"!")
-        .unwrap();
+    socket2::SockRef::from(&theirs).send_out_of_band(b"!").unwrap();
     assert_eq!(soon(&epoll), ["7:PRI"]);
 }
 
@@ -153,11 +149,7 @@ fn the_kernel_holds_exactly_the_mask_that_was_asked_for() {
         let epoll = Epoll::new().unwrap();
         epoll.add(&ours, 7, interest, mode).unwrap();
         assert_eq!(interest.bits() | mode.bits(), expected);
-        assert_eq!(
-            registered_mask(&epoll),
-            expected | ALWAYS,
-            "{interest:?} {mode:?}"
-        );
+        assert_eq!(registered_mask(&epoll), expected | ALWAYS, "{interest:?} {mode:?}");
     }
 }
 
@@ -171,10 +163,7 @@ fn wakeup_is_accepted_with_every_mode_and_changes_no_other_bit() {
         assert_eq!(mode.wakeup().bits(), mode.bits() | WAKEUP);
         // Without CAP_BLOCK_SUSPEND the kernel drops the flag and says nothing.
         let always = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
-        assert_eq!(
-            registered_mask(&epoll) & !WAKEUP,
-            READ.bits() | mode.bits() | always
-        );
+        assert_eq!(registered_mask(&epoll) & !WAKEUP, READ.bits() | mode.bits() | always);
         theirs.write_all(b"x").unwrap();
         assert_eq!(now(&epoll), ["7:IN"]);
     }
@@ -207,11 +196,7 @@ fn each_question_asks_exactly_one_bit() {
     let mut seen = 0;
     for event in [data_and_fin(), reset(), urgent(), broken_pipe()] {
         for (bit, question) in questions {
-            assert_eq!(
-                question(&event),
-                event.bits() & bit != 0,
-                "{event:?} {bit:#x}"
-            );
+            assert_eq!(question(&event), event.bits() & bit != 0, "{event:?} {bit:#x}");
         }
         seen |= event.bits();
     }
@@ -243,9 +228,7 @@ fn a_half_close_alone_calls_for_a_read_and_not_for_a_write() {
 fn a_short_read_may_stop_at_an_urgent_mark_with_data_behind_it() {
     let (ours, mut theirs) = tcp_pair();
     theirs.write_all(b"before").unwrap();
-    socket2::SockRef::from(&theirs)
-        .send_out_of_band(b"!")
-        .unwrap();
+    socket2::SockRef::from(&theirs).send_out_of_band(b"!").unwrap();
     theirs.write_all(b"behind").unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while net::unread_bytes(&ours).unwrap() < 6 || !has_priority(&ours) {
@@ -270,10 +253,7 @@ fn adding_twice_is_already_registered_and_changes_nothing() {
     let (ours, _theirs) = nonblocking_pair();
     let epoll = Epoll::new().unwrap();
     epoll.add(&ours, 1, WRITE, LEVEL).unwrap();
-    assert_eq!(
-        epoll.add(&ours, 2, READ, EDGE),
-        Err(Error::AlreadyRegistered)
-    );
+    assert_eq!(epoll.add(&ours, 2, READ, EDGE), Err(Error::AlreadyRegistered));
     assert_eq!(now(&epoll), ["1:OUT"]);
 }
 
@@ -281,10 +261,7 @@ fn adding_twice_is_already_registered_and_changes_nothing() {
 fn what_is_not_registered_can_be_neither_modified_nor_deleted_twice() {
     let (ours, _theirs) = nonblocking_pair();
     let epoll = Epoll::new().unwrap();
-    assert_eq!(
-        epoll.modify(&ours, 1, READ, LEVEL),
-        Err(Error::NotRegistered)
-    );
+    assert_eq!(epoll.modify(&ours, 1, READ, LEVEL), Err(Error::NotRegistered));
     epoll.add(&ours, 1, READ, LEVEL).unwrap();
     epoll.delete(&ours).unwrap();
     assert_eq!(epoll.delete(&ours), Err(Error::NotRegistered));
@@ -296,11 +273,7 @@ fn regular_files_directories_and_dev_null_are_not_pollable() {
     for path in ["/proc/self/exe", "/", "/dev/null"] {
         let file = File::open(path).unwrap();
         for mode in [LEVEL, EDGE] {
-            assert_eq!(
-                epoll.add(&file, 1, READ, mode),
-                Err(Error::NotPollable),
-                "{path}"
-            );
+            assert_eq!(epoll.add(&file, 1, READ, mode), Err(Error::NotPollable), "{path}");
         }
     }
 }
@@ -318,29 +291,16 @@ fn epolls_in_a_circle_or_six_deep_are_a_loop() {
     assert_eq!(b.add(&a, 1, READ, LEVEL), Err(Error::Loop));
 
     let chain: Vec<Epoll> = (0..6).map(|_| Epoll::new().unwrap()).collect();
-    let links: Vec<_> = chain
-        .windows(2)
-        .map(|pair| pair[0].add(&pair[1], 1, READ, LEVEL))
-        .collect();
+    let links: Vec<_> = chain.windows(2).map(|pair| pair[0].add(&pair[1], 1, READ, LEVEL)).collect();
     assert_eq!(links, [Ok(()), Ok(()), Ok(()), Ok(()), Err(Error::Loop)]);
 }
 
 #[test]
 fn a_descriptor_without_a_file_behind_it_is_bad() {
-    let path_only = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open("/")
-        .unwrap();
+    let path_only = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/").unwrap();
     let epoll = Epoll::new().unwrap();
-    assert_eq!(
-        epoll.add(&path_only, 1, READ, LEVEL),
-        Err(Error::BadDescriptor)
-    );
-    assert_eq!(
-        epoll.add(&path_only, 1, READ, EDGE),
-        Err(Error::BadDescriptor)
-    );
+    assert_eq!(epoll.add(&path_only, 1, READ, LEVEL), Err(Error::BadDescriptor));
+    assert_eq!(epoll.add(&path_only, 1, READ, EDGE), Err(Error::BadDescriptor));
 }
 
 #[test]
@@ -350,23 +310,13 @@ fn exclusive_is_refused_where_the_kernel_would_and_only_there() {
     for interest in [READ | Interest::READ_CLOSED, Interest::PRIORITY] {
         let refused = epoll.add(&ours, 1, interest, LEVEL.exclusive());
         assert_eq!(refused, Err(Error::ExclusiveCombination));
-        assert_eq!(
-            raw_add(&epoll, &ours, interest, LEVEL.exclusive()),
-            Err(libc::EINVAL)
-        );
+        assert_eq!(raw_add(&epoll, &ours, interest, LEVEL.exclusive()), Err(libc::EINVAL));
     }
     let mode = LEVEL.exclusive().oneshot();
-    assert_eq!(
-        epoll.add(&ours, 1, READ, mode),
-        Err(Error::ExclusiveCombination)
-    );
+    assert_eq!(epoll.add(&ours, 1, READ, mode), Err(Error::ExclusiveCombination));
     assert_eq!(raw_add(&epoll, &ours, READ, mode), Err(libc::EINVAL));
     for interest in [Interest::NONE, READ, WRITE, READ | WRITE] {
-        for mode in [
-            LEVEL.exclusive(),
-            EDGE.exclusive(),
-            EDGE.exclusive().wakeup(),
-        ] {
+        for mode in [LEVEL.exclusive(), EDGE.exclusive(), EDGE.exclusive().wakeup()] {
             epoll.add(&ours, 1, interest, mode).unwrap();
             epoll.delete(&ours).unwrap();
         }
@@ -388,10 +338,7 @@ fn an_exclusive_registration_is_not_modified_but_deleted_and_added() {
 #[test]
 fn another_epoll_is_not_watched_exclusively() {
     let (outer, inner) = (Epoll::new().unwrap(), Epoll::new().unwrap());
-    assert_eq!(
-        outer.add(&inner, 1, READ, LEVEL.exclusive()),
-        Err(Error::Invalid)
-    );
+    assert_eq!(outer.add(&inner, 1, READ, LEVEL.exclusive()), Err(Error::Invalid));
     outer.add(&inner, 1, READ, LEVEL).unwrap();
 }
 
@@ -409,13 +356,8 @@ fn blocking_sockets_are_refused_edge_triggered() {
             assert_eq!(epoll.add(socket, 1, READ, mode), Err(Error::BlockingEdge));
         }
         epoll.add(socket, 1, READ, LEVEL).unwrap();
-        assert_eq!(
-            epoll.modify(socket, 1, READ, EDGE),
-            Err(Error::BlockingEdge)
-        );
-        socket2::SockRef::from(socket)
-            .set_nonblocking(true)
-            .unwrap();
+        assert_eq!(epoll.modify(socket, 1, READ, EDGE), Err(Error::BlockingEdge));
+        socket2::SockRef::from(socket).set_nonblocking(true).unwrap();
         epoll.modify(socket, 1, READ, EDGE).unwrap();
     }
 }
@@ -526,19 +468,11 @@ fn each_message_is_one_line_and_survives_in_an_io_error() {
     ];
     for (error, advice) in all {
         let message = error.to_string();
-        assert!(
-            message.contains(advice) && !message.contains('\n'),
-            "{message}"
-        );
+        assert!(message.contains(advice) && !message.contains('\n'), "{message}");
         let wrapped = io::Error::from(error);
-        assert_eq!(
-            wrapped.kind(),
-            io::Error::from_raw_os_error(error.errno()).kind()
-        );
+        assert_eq!(wrapped.kind(), io::Error::from_raw_os_error(error.errno()).kind());
         assert_eq!(wrapped.to_string(), message);
-        let inside = wrapped
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<Error>());
+        let inside = wrapped.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
         assert_eq!(inside, Some(&error));
     }
 }
@@ -560,10 +494,7 @@ fn a_batch_holds_no_more_than_the_buffer_and_the_next_one_has_the_rest() {
     assert!(!events.is_full() && !events.is_empty());
     assert_eq!(data(&events), [2]);
     assert_eq!(events.get(0).map(|event| event.data()), Some(2));
-    assert!(
-        events.get(1).is_none(),
-        "what the last batch left behind is out of reach"
-    );
+    assert!(events.get(1).is_none(), "what the last batch left behind is out of reach");
     assert_eq!(epoll.wait(&mut events, Timeout::Now), Ok(0));
     assert!(events.is_empty() && events.get(0).is_none());
 }
@@ -591,11 +522,7 @@ fn a_forgotten_delete_gives_a_dead_token_and_nothing_worse() {
     let duplicate = reader.try_clone().unwrap();
     drop(reader);
     writer.write_all(b"x").unwrap();
-    assert_eq!(
-        now(&epoll),
-        ["7:IN"],
-        "the duplicate keeps the registration alive"
-    );
+    assert_eq!(now(&epoll), ["7:IN"], "the duplicate keeps the registration alive");
     assert_eq!(epoll.delete(&duplicate), Err(Error::NotRegistered));
     drop(duplicate);
     assert_eq!(now(&epoll), [""; 0]);
@@ -620,10 +547,7 @@ fn a_signal_gives_an_empty_batch() {
     // SAFETY: the handler does nothing at all.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
 
-    for timeout in [
-        Timeout::Never,
-        Timeout::After(Duration::from_nanos(3_600_000_000_001)),
-    ] {
+    for timeout in [Timeout::Never, Timeout::After(Duration::from_nanos(3_600_000_000_001))] {
         static DONE: AtomicBool = AtomicBool::new(false);
         DONE.store(false, Ordering::SeqCst);
         let waiter = thread::spawn(move || {
@@ -650,9 +574,7 @@ fn a_signal_gives_an_empty_batch() {
 
 #[test]
 fn no_wait_ends_before_its_time() {
-    let times = [
-        1, 999, 100_000, 999_999, 1_000_000, 1_000_001, 1_500_000, 5_000_000,
-    ];
+    let times = [1, 999, 100_000, 999_999, 1_000_000, 1_000_001, 1_500_000, 5_000_000];
     for nanos in times {
         assert_lasts_at_least(Duration::from_nanos(nanos), Duration::from_nanos(nanos));
     }
@@ -666,10 +588,7 @@ fn finer_waits_than_a_millisecond_are_possible() {
     // A busy machine may be late now and then, but not every time.
     let deadline = Instant::now() + Duration::from_secs(20);
     while lasted(Duration::from_micros(50)) >= Duration::from_millis(1) {
-        assert!(
-            Instant::now() < deadline,
-            "no wait of 50 µs took less than a millisecond"
-        );
+        assert!(Instant::now() < deadline, "no wait of 50 µs took less than a millisecond");
     }
 }
 
@@ -710,11 +629,7 @@ fn now_takes_what_is_ready_and_never_means_until_something_comes() {
     let epoll = Epoll::new().unwrap();
     epoll.add(&waker, 7, READ, EDGE).unwrap();
     let mut events = Events::with_capacity(4);
-    for timeout in [
-        Timeout::Now,
-        Duration::ZERO.into(),
-        Some(Duration::ZERO).into(),
-    ] {
+    for timeout in [Timeout::Now, Duration::ZERO.into(), Some(Duration::ZERO).into()] {
         assert_eq!(epoll.wait(&mut events, timeout), Ok(0));
     }
     for timeout in [Timeout::Never, None.into(), Duration::MAX.into()] {
@@ -733,18 +648,8 @@ fn timeouts_beyond_the_kernels_reach_are_cut_not_refused() {
     let mut events = Events::with_capacity(4);
     let longest = Duration::from_millis(i32::MAX as u64);
     let nano = Duration::from_nanos(1);
-    for duration in [
-        longest - nano,
-        longest,
-        longest + nano,
-        Duration::MAX - nano,
-        Duration::MAX,
-    ] {
-        assert_eq!(
-            epoll.wait(&mut events, duration.into()),
-            Ok(1),
-            "{duration:?}"
-        );
+    for duration in [longest - nano, longest, longest + nano, Duration::MAX - nano, Duration::MAX] {
+        assert_eq!(epoll.wait(&mut events, duration.into()), Ok(1), "{duration:?}");
     }
 }
 
@@ -771,19 +676,13 @@ fn an_epoll_is_readable_while_an_event_is_queued_and_closes_on_exec() {
 
 #[test]
 fn names_are_those_of_the_manual() {
-    assert_eq!(
-        format!("{:?}", READ | Interest::READ_CLOSED),
-        "Interest(IN|RDHUP)"
-    );
+    assert_eq!(format!("{:?}", READ | Interest::READ_CLOSED), "Interest(IN|RDHUP)");
     assert_eq!(format!("{:?}", Interest::NONE), "Interest(0)");
     assert_eq!(format!("{LEVEL:?} {EDGE:?}"), "Mode(LEVEL) Mode(ET)");
     let mode = EDGE.oneshot().exclusive().wakeup();
     assert_eq!(format!("{mode:?}"), "Mode(EXCLUSIVE|WAKEUP|ONESHOT|ET)");
     assert_eq!(format!("{:?}", LEVEL.oneshot()), "Mode(LEVEL|ONESHOT)");
-    assert_eq!(
-        format!("{:?}", data_and_fin()),
-        "Event(IN|OUT|RDHUP, data: 0x7)"
-    );
+    assert_eq!(format!("{:?}", data_and_fin()), "Event(IN|OUT|RDHUP, data: 0x7)");
 }
 
 #[test]
@@ -821,10 +720,7 @@ fn recv_append_refuses_to_grow_beyond_memory_and_leaves_the_buffer_alone() {
     let (ours, _theirs) = nonblocking_pair();
     let mut buffer = b"kept".to_vec();
     let refused = net::recv_append(&ours, &mut buffer, usize::MAX).unwrap_err();
-    assert_eq!(
-        (refused.raw_os_error(), &buffer[..]),
-        (Some(libc::ENOMEM), &b"kept"[..])
-    );
+    assert_eq!((refused.raw_os_error(), &buffer[..]), (Some(libc::ENOMEM), &b"kept"[..]));
 }
 
 #[test]
@@ -843,20 +739,17 @@ fn recv_slice_fills_the_slice_and_tells_the_end() {
 
 #[test]
 fn sending_to_a_peer_that_went_is_an_error_and_no_signal() {
-    in_a_child(
-        "sending_to_a_peer_that_went_is_an_error_and_no_signal",
-        || {
-            use nix::sys::signal::{SigHandler, Signal, signal};
-            // SAFETY: no handler of ours is installed; Rust ignores SIGPIPE, and here it must kill.
-            unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.unwrap();
-            let (ours, theirs) = nonblocking_pair();
-            drop(theirs);
-            let refused = net::send(&ours, b"x").unwrap_err();
-            assert_eq!(refused.raw_os_error(), Some(libc::EPIPE));
-            let refused = net::send_vectored(&ours, &[IoSlice::new(b"x")]).unwrap_err();
-            assert_eq!(refused.raw_os_error(), Some(libc::EPIPE));
-        },
-    );
+    in_a_child("sending_to_a_peer_that_went_is_an_error_and_no_signal", || {
+        use nix::sys::signal::{SigHandler, Signal, signal};
+        // SAFETY: no handler of ours is installed; Rust ignores SIGPIPE, and here it must kill.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.unwrap();
+        let (ours, theirs) = nonblocking_pair();
+        drop(theirs);
+        let refused = net::send(&ours, b"x").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPIPE));
+        let refused = net::send_vectored(&ours, &[IoSlice::new(b"x")]).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPIPE));
+    });
 }
 
 #[test]
@@ -865,10 +758,7 @@ fn more_pieces_than_the_kernel_takes_are_a_short_send() {
     let pieces = [IoSlice::new(b"ab"); 1500];
     assert_eq!(net::send_vectored(&ours, &pieces).unwrap(), 2048);
     let mut received = Vec::new();
-    assert_eq!(
-        net::recv_append(&theirs, &mut received, 4096).unwrap(),
-        2048
-    );
+    assert_eq!(net::recv_append(&theirs, &mut received, 4096).unwrap(), 2048);
     assert!(received.chunks(2).all(|pair| pair == b"ab"));
 }
 
@@ -878,22 +768,13 @@ fn a_full_socket_takes_a_part_and_then_says_again() {
     let much = vec![0; 8 << 20];
     let taken = net::send(&ours, &much).unwrap();
     assert!(taken > 0 && taken < much.len());
-    assert_eq!(
-        net::send(&ours, &much).unwrap_err().raw_os_error(),
-        Some(libc::EAGAIN)
-    );
+    assert_eq!(net::send(&ours, &much).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
 }
 
 #[test]
 fn queued_bytes_are_counted_on_both_sides() {
     let (ours, theirs) = nonblocking_pair();
-    assert_eq!(
-        (
-            net::unread_bytes(&ours).unwrap(),
-            net::unsent_bytes(&theirs).unwrap()
-        ),
-        (0, 0)
-    );
+    assert_eq!((net::unread_bytes(&ours).unwrap(), net::unsent_bytes(&theirs).unwrap()), (0, 0));
     net::send(&theirs, b"12345").unwrap();
     assert_eq!(net::unread_bytes(&ours).unwrap(), 5);
     assert!(net::unsent_bytes(&theirs).unwrap() >= 5);
@@ -932,10 +813,7 @@ fn batch(epoll: &Epoll, timeout: Timeout) -> Vec<String> {
     let mut events = Events::with_capacity(8);
     let count = epoll.wait(&mut events, timeout).unwrap();
     assert_eq!(count, events.len());
-    events
-        .iter()
-        .map(|event| format!("{}:{}", event.data(), event.names()))
-        .collect()
+    events.iter().map(|event| format!("{}:{}", event.data(), event.names())).collect()
 }
 
 /// What is ready at this moment, as "data:NAMES".
@@ -967,9 +845,7 @@ fn data_and_fin() -> Event {
     theirs.write_all(b"x").unwrap();
     theirs.shutdown(Shutdown::Write).unwrap();
     let epoll = Epoll::new().unwrap();
-    epoll
-        .add(&ours, 7, READ | WRITE | Interest::READ_CLOSED, EDGE)
-        .unwrap();
+    epoll.add(&ours, 7, READ | WRITE | Interest::READ_CLOSED, EDGE).unwrap();
     one_event(&epoll)
 }
 
@@ -978,9 +854,7 @@ fn reset() -> Event {
     let (ours, theirs) = tcp_pair();
     let epoll = Epoll::new().unwrap();
     epoll.add(&ours, 7, Interest::NONE, EDGE).unwrap();
-    socket2::SockRef::from(&theirs)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
     drop(theirs);
     one_event(&epoll)
 }
@@ -990,9 +864,7 @@ fn urgent() -> Event {
     let (ours, theirs) = tcp_pair();
     let epoll = Epoll::new().unwrap();
     epoll.add(&ours, 7, Interest::PRIORITY, EDGE).unwrap();
-    socket2::SockRef::from(&theirs)
-        .send_out_of_band(b"!")
-        .unwrap();
+    socket2::SockRef::from(&theirs).send_out_of_band(b"!").unwrap();
     one_event(&epoll)
 }
 
@@ -1017,11 +889,7 @@ fn registered_mask(epoll: &Epoll) -> u32 {
     let path = format!("/proc/self/fdinfo/{}", epoll.as_fd().as_raw_fd());
     let info = fs::read_to_string(path).unwrap();
     let line = info.lines().find(|line| line.starts_with("tfd:")).unwrap();
-    let mask = line
-        .split_whitespace()
-        .skip_while(|word| *word != "events:")
-        .nth(1)
-        .unwrap();
+    let mask = line.split_whitespace().skip_while(|word| *word != "events:").nth(1).unwrap();
     u32::from_str_radix(mask, 16).unwrap()
 }
 
@@ -1055,27 +923,14 @@ fn lasted(duration: Duration) -> Duration {
 fn assert_lasts_at_least(duration: Duration, least: Duration) {
     for _ in 0..5 {
         let lasted = lasted(duration);
-        assert!(
-            lasted >= least,
-            "a wait of {duration:?} ended after {lasted:?}"
-        );
+        assert!(lasted >= least, "a wait of {duration:?} ended after {lasted:?}");
     }
 }
 
 fn kernel_has_pwait2() -> bool {
     let null = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: -1 is no descriptor, so the kernel looks at nothing else.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_epoll_pwait2,
-            -1_i64,
-            null,
-            1_i64,
-            null,
-            null,
-            8_i64,
-        )
-    };
+    let answer = unsafe { libc::syscall(libc::SYS_epoll_pwait2, -1_i64, null, 1_i64, null, null, 8_i64) };
     answer == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EBADF)
 }
 
@@ -1089,43 +944,17 @@ fn refuse_here(syscall: libc::c_long, errno: i32) {
     const NUMBER: u32 = std::mem::offset_of!(libc::seccomp_data, nr) as u32;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut program = [
-        step(
-            (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16,
-            0,
-            0,
-            NUMBER,
-        ),
-        step(
-            (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-            0,
-            1,
-            syscall as u32,
-        ),
-        step(
-            (libc::BPF_RET | libc::BPF_K) as u16,
-            0,
-            0,
-            libc::SECCOMP_RET_ERRNO | errno as u32,
-        ),
-        step(
-            (libc::BPF_RET | libc::BPF_K) as u16,
-            0,
-            0,
-            libc::SECCOMP_RET_ALLOW,
-        ),
+        step((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0, NUMBER),
+        step((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, syscall as u32),
+        step((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        step((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the kernel copies the program, which lives on this stack, during the call.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
         let mode = libc::SECCOMP_MODE_FILTER;
-        assert_eq!(
-            libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter),
-            0
-        );
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter), 0);
     }
 }
 
@@ -1138,15 +967,8 @@ fn in_a_child(test: &str, work: impl FnOnce()) {
     }
     let this = std::env::current_exe().unwrap();
     let mut command = Command::new(this);
-    let output = command
-        .args([test, "--exact", "--nocapture"])
-        .env(MARK, "1")
-        .output()
-        .unwrap();
+    let output = command.args([test, "--exact", "--nocapture"]).env(MARK, "1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{complaint}"
-    );
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{complaint}");
 }

@@ -78,14 +78,10 @@ pub enum Error {
     )]
     Invalid,
     /// ELOOP: an epoll would watch itself through others, or the chain of epolls is too deep.
-    #[error(
-        "epolls would watch one another in a circle or too deep: nest at most 5, without a circle (ELOOP)"
-    )]
+    #[error("epolls would watch one another in a circle or too deep: nest at most 5, without a circle (ELOOP)")]
     Loop,
     /// ENOSPC: this user has as many registrations, over all epolls, as the system allows.
-    #[error(
-        "too many registrations of this user: delete some or raise /proc/sys/fs/epoll/max_user_watches (ENOSPC)"
-    )]
+    #[error("too many registrations of this user: delete some or raise /proc/sys/fs/epoll/max_user_watches (ENOSPC)")]
     WatchLimit,
     /// EBADF: the descriptor is not open, or was opened with O_PATH.
     #[error(
@@ -99,15 +95,11 @@ pub enum Error {
     #[error("this process has too many open files: close some or raise `ulimit -n` (EMFILE)")]
     TooManyFiles,
     /// ENFILE: the whole system has as many files open as it allows.
-    #[error(
-        "the system has too many open files: close some or raise /proc/sys/fs/file-max (ENFILE)"
-    )]
+    #[error("the system has too many open files: close some or raise /proc/sys/fs/file-max (ENFILE)")]
     TooManyFilesInSystem,
     /// Refused here, before the kernel was asked: a blocking socket in edge-triggered mode. Reading
     /// to EAGAIN, as the mode demands, would freeze the thread.
-    #[error(
-        "a blocking socket cannot be registered edge-triggered, it would stall: set O_NONBLOCK first"
-    )]
+    #[error("a blocking socket cannot be registered edge-triggered, it would stall: set O_NONBLOCK first")]
     BlockingEdge,
     /// Refused here, before the kernel was asked: exclusive with `READ_CLOSED`, `PRIORITY` or
     /// `oneshot`, or exclusive in a modify.
@@ -299,11 +291,7 @@ impl fmt::Debug for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = if self.is_edge() { "" } else { "LEVEL|" };
         let names = Names(self.0).to_string();
-        write!(
-            f,
-            "Mode({})",
-            format!("{level}{names}").trim_end_matches("|0")
-        )
+        write!(f, "Mode({})", format!("{level}{names}").trim_end_matches("|0"))
     }
 }
 
@@ -355,13 +343,9 @@ impl Timeout {
     fn as_finer_than_millis(self) -> Option<KernelTimespec> {
         match self {
             Self::After(duration)
-                if duration.subsec_nanos() % 1_000_000 != 0
-                    && duration.as_millis() < LONGEST_WAIT_MS as u128 =>
+                if duration.subsec_nanos() % 1_000_000 != 0 && duration.as_millis() < LONGEST_WAIT_MS as u128 =>
             {
-                Some(KernelTimespec {
-                    tv_sec: duration.as_secs() as i64,
-                    tv_nsec: i64::from(duration.subsec_nanos()),
-                })
+                Some(KernelTimespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) })
             }
             _ => None,
         }
@@ -385,11 +369,7 @@ struct KernelTimespec {
 pub struct Event(libc::epoll_event);
 
 /// What the kernel writes: 32 bits of events and 64 of data, without a hole on x86 and x86-64.
-const EVENT_BYTES: usize = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
-    12
-} else {
-    16
-};
+const EVENT_BYTES: usize = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) { 12 } else { 16 };
 const _: () = assert!(size_of::<Event>() == EVENT_BYTES);
 const _: () = assert!(mem::offset_of!(libc::epoll_event, events) == 0);
 const _: () = assert!(mem::offset_of!(libc::epoll_event, u64) == EVENT_BYTES - 8);
@@ -555,10 +535,7 @@ impl Events {
     /// brought within these bounds. Each takes 12 bytes on x86-64 and 16 elsewhere.
     pub fn with_capacity(capacity: usize) -> Self {
         let capacity = capacity.clamp(1, Self::MOST);
-        Self {
-            buffer: Box::new_uninit_slice(capacity),
-            len: 0,
-        }
+        Self { buffer: Box::new_uninit_slice(capacity), len: 0 }
     }
 
     /// How many events the buffer can hold.
@@ -667,8 +644,7 @@ impl Epoll {
     #[doc(alias = "epoll_create1")]
     pub fn new() -> Result<Self, Error> {
         // SAFETY: the call touches no memory of ours.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
-            .map_err(Error::from_errno)?;
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map_err(Error::from_errno)?;
         // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self { fd })
@@ -692,13 +668,7 @@ impl Epoll {
     /// `epoll_ctl(2)`, EPOLL_CTL_ADD.
     #[doc(alias = "epoll_ctl")]
     #[doc(alias = "EPOLL_CTL_ADD")]
-    pub fn add(
-        &self,
-        fd: impl AsFd,
-        data: u64,
-        interest: Interest,
-        mode: Mode,
-    ) -> Result<(), Error> {
+    pub fn add(&self, fd: impl AsFd, data: u64, interest: Interest, mode: Mode) -> Result<(), Error> {
         refuse_blocking_edge(fd.as_fd(), mode)?;
         self.add_unasked(fd.as_fd(), data, interest, mode)
     }
@@ -736,13 +706,7 @@ impl Epoll {
     /// `epoll_ctl(2)`, EPOLL_CTL_MOD.
     #[doc(alias = "epoll_ctl")]
     #[doc(alias = "EPOLL_CTL_MOD")]
-    pub fn modify(
-        &self,
-        fd: impl AsFd,
-        data: u64,
-        interest: Interest,
-        mode: Mode,
-    ) -> Result<(), Error> {
+    pub fn modify(&self, fd: impl AsFd, data: u64, interest: Interest, mode: Mode) -> Result<(), Error> {
         refuse_blocking_edge(fd.as_fd(), mode)?;
         self.modify_unasked(fd.as_fd(), data, interest, mode)
     }
@@ -830,12 +794,7 @@ impl Epoll {
         })
     }
 
-    fn wait_nanos(
-        &self,
-        events: &mut Events,
-        timespec: &KernelTimespec,
-        timeout: Timeout,
-    ) -> Result<libc::c_int, i32> {
+    fn wait_nanos(&self, events: &mut Events, timespec: &KernelTimespec, timeout: Timeout) -> Result<libc::c_int, i32> {
         /// Set once `epoll_pwait2` has been refused; a fact about the system, and only a hint, so
         /// relaxed will do.
         static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
@@ -868,13 +827,7 @@ impl Epoll {
         } as libc::c_int)
     }
 
-    fn add_unasked(
-        &self,
-        fd: BorrowedFd<'_>,
-        data: u64,
-        interest: Interest,
-        mode: Mode,
-    ) -> Result<(), Error> {
+    fn add_unasked(&self, fd: BorrowedFd<'_>, data: u64, interest: Interest, mode: Mode) -> Result<(), Error> {
         // The kernel's EPOLLEXCLUSIVE_OK_BITS, said before its EINVAL, which would not say why.
         let beside_exclusive = Interest::READ | Interest::WRITE;
         let oneshot = mode.0 & libc::EPOLLONESHOT as u32 != 0;
@@ -885,13 +838,7 @@ impl Epoll {
         self.ctl(libc::EPOLL_CTL_ADD, fd, Some(event))
     }
 
-    fn modify_unasked(
-        &self,
-        fd: BorrowedFd<'_>,
-        data: u64,
-        interest: Interest,
-        mode: Mode,
-    ) -> Result<(), Error> {
+    fn modify_unasked(&self, fd: BorrowedFd<'_>, data: u64, interest: Interest, mode: Mode) -> Result<(), Error> {
         if mode.is_exclusive() {
             return Err(Error::ExclusiveCombination);
         }
@@ -922,19 +869,15 @@ impl AsFd for Epoll {
 }
 
 fn kernel_event(data: u64, interest: Interest, mode: Mode) -> libc::epoll_event {
-    libc::epoll_event {
-        events: interest.0 | mode.0,
-        u64: data,
-    }
+    libc::epoll_event { events: interest.0 | mode.0, u64: data }
 }
 
 /// An edge on a blocking socket would have to be read to EAGAIN, which never comes. What is no socket
 /// (eventfd, timerfd, pipe, terminal) passes, and so does what cannot be asked: `epoll_ctl`, the next
 /// call, knows better what is wrong with it.
 fn refuse_blocking_edge(fd: BorrowedFd<'_>, mode: Mode) -> Result<(), Error> {
-    let blocking_socket = mode.is_edge()
-        && SockRef::from(&fd).nonblocking().is_ok_and(|yes| !yes)
-        && SockRef::from(&fd).r#type().is_ok();
+    let blocking_socket =
+        mode.is_edge() && SockRef::from(&fd).nonblocking().is_ok_and(|yes| !yes) && SockRef::from(&fd).r#type().is_ok();
     if blocking_socket {
         return Err(Error::BlockingEdge);
     }

@@ -12,11 +12,7 @@ use std::io;
 /// Turns the C convention "-1 and `errno`" into a `Result` with the errno. Allocates nothing.
 #[inline]
 fn check(result: libc::c_int) -> Result<libc::c_int, i32> {
-    if result == -1 {
-        Err(errno())
-    } else {
-        Ok(result)
-    }
+    if result == -1 { Err(errno()) } else { Ok(result) }
 }
 
 /// The calling thread's `errno`, read right after a failed call.

@@ -52,8 +52,7 @@ impl NonBlocking<Socket> {
     /// `accept4(2)`.
     #[doc(alias = "accept4")]
     pub fn accept(listener: impl AsFd) -> io::Result<(Self, SockAddr)> {
-        let (socket, peer) =
-            SockRef::from(&listener).accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
+        let (socket, peer) = SockRef::from(&listener).accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
         Ok((Self(socket), peer))
     }
 }
@@ -110,9 +109,7 @@ impl<T: AsFd> AsFd for NonBlocking<T> {
 #[doc(alias = "recv")]
 #[inline]
 pub fn recv_append(socket: impl AsFd, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
-    buffer
-        .try_reserve(most)
-        .map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+    buffer.try_reserve(most).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
     let spare = buffer.spare_capacity_mut();
     let room = most.min(spare.len());
     let received = SockRef::from(&socket).recv(&mut spare[..room])?;
@@ -134,14 +131,7 @@ pub fn recv_append(socket: impl AsFd, buffer: &mut Vec<u8>, most: usize) -> io::
 #[inline]
 pub fn recv_slice(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes to memory that `&mut` keeps for us alone.
-    let received = unsafe {
-        libc::recv(
-            socket.as_fd().as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            0,
-        )
-    };
+    let received = unsafe { libc::recv(socket.as_fd().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
     usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }
 
@@ -206,7 +196,6 @@ pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
 fn ioctl_count(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: both requests that come here write one int, and nothing else, where the pointer says.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut count) })
-        .map_err(io::Error::from_raw_os_error)?;
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut count) }).map_err(io::Error::from_raw_os_error)?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
