@@ -61,20 +61,17 @@ impl ByteQueue {
         }
     }
 
-    /// Drops what lies behind the first `count` bytes.
-    pub(crate) fn truncate(&mut self, count: usize) {
-        self.bytes.truncate(self.head.saturating_add(count));
-    }
-
     /// The memory for whoever appends to it by himself, with what is gone moved out of the way where that pays.
     pub(crate) fn tail(&mut self, room: usize) -> &mut Vec<u8> {
         self.make_room(room);
         &mut self.bytes
     }
 
-    /// Gives memory above `keep` bytes back, if the queue is empty.
-    pub(crate) fn release(&mut self, keep: usize) {
-        if self.is_empty() && self.bytes.capacity() > keep {
+    /// Drops all bytes, and the memory too if it is more than `keep` bytes.
+    #[inline]
+    pub(crate) fn clear(&mut self, keep: usize) {
+        self.consume(self.len());
+        if self.bytes.capacity() > keep {
             *self = Self::new();
         }
     }

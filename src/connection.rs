@@ -1,0 +1,329 @@
+//! One connection: a socket, what waits on both sides of it, and how far it is with its life.
+//!
+//! It knows no epoll and no service. [`fill`](Connection::fill) and [`send`](Connection::send) make one system call each
+//! and remember what it told; [`interest`](Connection::interest) says what the kernel should watch for, from nothing but
+//! what is in here.
+//!
+//! What `recv` and `send` get wrong, or leave to the caller (the names are experiments of the lab):
+//! - a. `send` takes what it likes (`short-send-loses-bytes`): the rest is kept. A short one says that the socket is full,
+//!   without another call (`et-short-send-arms-edge`).
+//! - b. The client's FIN is no reason to close (`half-close-is-rdhup-not-hup`, `closing-on-eof-truncates-answers`): what is due
+//!   goes out first.
+//! - c. Closing with unread input resets the connection, and can cost the client the answers that are still on their way
+//!   (`close-with-unread-input-sends-rst`): a connection that we end is read for a while after our FIN.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use socket2::Socket;
+
+use crate::buffer::ByteQueue;
+use crate::limits::{OUTPUT_HIGH_WATER_BYTES, OUTPUT_LOW_WATER_BYTES};
+use crate::sys::epoll::{Event, Interest};
+use crate::sys::net::{self, NonBlocking};
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The service talks with the client.
+    Open,
+    /// The service is done: what waits goes out, then our FIN.
+    Finishing,
+    /// Our FIN is out: what the client still sends is thrown away, until it closes too or the time is over.
+    Lingering,
+}
+
+/// What one `recv(2)` brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// The client has sent its last byte.
+    End,
+    /// EAGAIN: nothing is there.
+    Nothing,
+    /// The connection is dead; the errno.
+    Gone(i32),
+}
+
+/// What one `send(2)` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The socket took so many bytes, perhaps none.
+    Bytes(usize),
+    /// The connection is dead; the errno.
+    Gone(i32),
+}
+
+/// A socket with its two queues.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: NonBlocking<Socket>,
+    /// Input that the service has not taken yet. Owned only while there is some.
+    pub(crate) input: Option<Box<ByteQueue>>,
+    /// Output that the socket has not taken yet. Owned only while there is some.
+    pub(crate) output: Option<Box<ByteQueue>>,
+    pub(crate) phase: Phase,
+    /// Edge: the kernel may have input that we have not taken. Level: it has just said so.
+    pub(crate) may_read: bool,
+    /// The socket took all that it was given. Set by the kernel's word, cleared by a short `send`.
+    pub(crate) may_write: bool,
+    /// The last event promised more than data (RDHUP, HUP, ERR, PRI): only EAGAIN or the end is the end.
+    pub(crate) insist: bool,
+    /// The client has sent its FIN, and we have read it.
+    pub(crate) read_closed: bool,
+    /// Held back by the high-water mark, until the low-water mark.
+    held_back: bool,
+    /// The service is to be asked for more output: something it wrote has gone out since it was asked last.
+    pub(crate) owes_room: bool,
+    /// When it was asked last it wrote something: it has more, whenever there is room.
+    pub(crate) producing: bool,
+    /// The queue of input is as long as the service wants it to be.
+    pub(crate) input_full: bool,
+    /// The service has a timer set, or we have, for the client's FIN.
+    pub(crate) timed: bool,
+    /// In the run queue of the worker (edge).
+    pub(crate) queued: bool,
+    /// Bytes have come since the draining server looked last.
+    pub(crate) active: bool,
+    /// What is registered with epoll (level), so that only a change costs a system call.
+    pub(crate) registered: Interest,
+}
+
+impl Connection {
+    pub(crate) const fn new(socket: NonBlocking<Socket>, registered: Interest) -> Self {
+        Self {
+            socket,
+            input: None,
+            output: None,
+            phase: Phase::Open,
+            may_read: false,
+            // A fresh socket is writable; nobody waits for an event to learn that.
+            may_write: true,
+            insist: false,
+            read_closed: false,
+            held_back: false,
+            owes_room: true,
+            producing: false,
+            input_full: false,
+            timed: false,
+            queued: false,
+            active: false,
+            registered,
+        }
+    }
+
+    /// The proof that it may be registered edge-triggered.
+    #[inline]
+    pub(crate) const fn socket(&self) -> &NonBlocking<Socket> {
+        &self.socket
+    }
+
+    /// Takes down what an event says. Bits are tested one by one: they come in any mix
+    /// (`equality-test-misses-combined-bits`, `hup-branch-after-in-never-runs`).
+    #[inline]
+    pub(crate) fn note(&mut self, event: Event) {
+        // RULE(equality-test-misses-combined-bits): never `==`, never `else if`.
+        self.may_read |= event.should_read();
+        self.may_write |= event.should_write();
+        // RULE(et-short-read-hides-eof): the FIN came with the data and will not be announced again. Urgent data cuts a
+        // read short at its mark in the same way.
+        self.insist |= event.read_closed() || event.hung_up() || event.error() || event.priority();
+    }
+
+    /// One `recv(2)` into `scratch`.
+    #[inline]
+    pub(crate) fn fill(&mut self, scratch: &mut [u8]) -> Filled {
+        loop {
+            let answer = net::recv_slice(&self.socket, scratch);
+            if let Some(filled) = self.filled(answer) {
+                return filled;
+            }
+        }
+    }
+
+    /// One `recv(2)` of at most `most` bytes behind the input that waits already, without a copy.
+    pub(crate) fn fill_behind(&mut self, most: usize) -> Filled {
+        let mut queue = self.input.take().unwrap_or_default();
+        let filled = loop {
+            let answer = net::recv_append(&self.socket, queue.tail(most), most);
+            if let Some(filled) = self.filled(answer) {
+                break filled;
+            }
+        };
+        self.input = Some(queue);
+        filled
+    }
+
+    /// `None`: a signal came, make the call again.
+    #[inline]
+    fn filled(&mut self, answer: std::io::Result<usize>) -> Option<Filled> {
+        Some(match answer {
+            Ok(0) => {
+                self.read_closed = true;
+                self.may_read = false;
+                Filled::End
+            }
+            Ok(count) => {
+                self.active = true;
+                Filled::Bytes(count)
+            }
+            Err(error) => match error.raw_os_error().unwrap_or(0) {
+                libc::EAGAIN => {
+                    self.may_read = false;
+                    self.insist = false;
+                    Filled::Nothing
+                }
+                libc::EINTR => return None,
+                // ECONNRESET and its kin, but also ENOMEM and ENOBUFS: what the kernel could not give us once is a hole in
+                // the stream, so this connection cannot go on. The others can.
+                errno => Filled::Gone(errno),
+            },
+        })
+    }
+
+    /// One `send(2)`, and another only after a signal.
+    #[inline]
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Sent {
+        loop {
+            match net::send(&self.socket, bytes) {
+                Ok(count) => {
+                    // RULE(et-short-send-arms-edge)
+                    self.may_write = count == bytes.len();
+                    return Sent::Bytes(count);
+                }
+                Err(error) => match error.raw_os_error().unwrap_or(0) {
+                    libc::EAGAIN => {
+                        self.may_write = false;
+                        return Sent::Bytes(0);
+                    }
+                    libc::EINTR => {}
+                    // EPIPE, ECONNRESET, ETIMEDOUT, …; no memory: see `filled`.
+                    errno => return Sent::Gone(errno),
+                },
+            }
+        }
+    }
+
+    /// Sends what waits, by one `send(2)`.
+    pub(crate) fn flush(&mut self) -> Sent {
+        let Some(mut queue) = self.output.take() else { return Sent::Bytes(0) };
+        let sent = self.send(queue.as_slice());
+        if let Sent::Bytes(count) = sent {
+            queue.consume(count);
+            self.owes_room |= count > 0;
+        }
+        if !queue.is_empty() {
+            self.output = Some(queue);
+        }
+        sent
+    }
+
+    /// Bytes that wait to be sent.
+    #[inline]
+    pub(crate) fn unsent(&self) -> usize {
+        self.output.as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// Bytes that the service has not taken.
+    #[inline]
+    pub(crate) fn unread(&self) -> usize {
+        self.input.as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// Bytes that the kernel has for us and that we have not taken; 0 if it does not say.
+    pub(crate) fn unread_in_kernel(&self) -> usize {
+        net::unread_bytes(&self.socket).unwrap_or(0)
+    }
+
+    /// Whether input is wanted now.
+    #[inline]
+    pub(crate) fn wants_read(&self) -> bool {
+        match self.phase {
+            Phase::Open => !self.read_closed && !self.held_back && !self.input_full,
+            Phase::Finishing => false,
+            Phase::Lingering => !self.read_closed,
+        }
+    }
+
+    /// Whether there is something for the socket to take.
+    #[inline]
+    pub(crate) fn wants_write(&self) -> bool {
+        self.output.is_some() || (self.producing && self.phase == Phase::Open)
+    }
+
+    /// What the kernel should watch for: a function of what is in here, and of nothing else.
+    ///
+    /// RDHUP is not asked for: a level-triggered FIN is an IN whose `recv` gives 0, and while input is not wanted RDHUP
+    /// would be reported by every wait.
+    // RULE(lt-out-spins-when-idle): OUT only while something waits.
+    // RULE(lt-in-kept-on-while-backlogged): no IN for a client that does not take its answers.
+    #[inline]
+    pub(crate) fn interest(&self) -> Interest {
+        let mut interest = Interest::NONE;
+        if self.wants_read() {
+            interest |= Interest::READ;
+        }
+        if self.wants_write() {
+            interest |= Interest::WRITE;
+        }
+        interest
+    }
+
+    /// Whether something can be done without another word from the kernel. Such a connection is in the run queue.
+    #[inline]
+    pub(crate) fn can_progress(&self) -> bool {
+        (self.may_read && self.wants_read()) || (self.may_write && self.wants_write())
+    }
+
+    /// Whether an event says that this connection is over while nothing is to be read or written, so that no call would
+    /// tell: the errno, or EPIPE for a plain hang-up. A level-triggered loop would spin on it
+    /// (`mask-zero-still-reports-hup-err`), an edge-triggered one forget it.
+    pub(crate) fn doomed_by(&self, event: Event) -> Option<i32> {
+        if !(event.hung_up() || event.error()) || self.wants_read() || self.wants_write() {
+            return None;
+        }
+        match self.take_error() {
+            0 if event.hung_up() => Some(libc::EPIPE),
+            // Not every ERR is an error (`err-is-not-always-an-error`).
+            0 => None,
+            errno => Some(errno),
+        }
+    }
+
+    /// Holds the client back above the high-water mark, and lets it go on below the low-water mark.
+    #[inline]
+    pub(crate) fn weigh(&mut self) {
+        let waiting = self.unsent();
+        if waiting >= OUTPUT_HIGH_WATER_BYTES {
+            self.held_back = true;
+        } else if waiting <= OUTPUT_LOW_WATER_BYTES {
+            self.held_back = false;
+        }
+    }
+
+    /// Whether the service may be asked to write.
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        self.unsent() <= OUTPUT_LOW_WATER_BYTES
+    }
+
+    /// Sends our FIN. What goes wrong here, the next `recv` will tell.
+    pub(crate) fn shut_down_write(&mut self) {
+        let _ = self.socket.get_ref().shutdown(std::net::Shutdown::Write);
+        self.phase = Phase::Lingering;
+    }
+
+    /// The error that the socket has in store, 0 if none. Reading it clears it.
+    fn take_error(&self) -> i32 {
+        match self.socket.get_ref().take_error() {
+            Ok(Some(error)) => error.raw_os_error().unwrap_or(0),
+            _ => 0,
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,394 @@
+//! One connection's turn: send what waits, let the service speak, receive, send again.
+//!
+//! This is all that happens between a client and a service, and it is the same under both disciplines; they decide when
+//! it happens, and when a `recv` was the last one ([`Discipline`]).
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::buffer::{ByteQueue, Input, Output};
+use crate::client::{Client, ConnectionId};
+use crate::connection::{Connection, Filled, Phase, Sent};
+use crate::limits::{LINGER_MS, OUTPUT_LIMIT_BYTES, READ_BUFFER_BYTES, STAGE_KEEP_BYTES, TURN_BUDGET_BYTES};
+use crate::metrics::Counters;
+use crate::service::{End, Next, Service};
+use crate::sys::epoll::{Interest, Mode};
+use crate::trace::Trace;
+
+/// What level and edge do differently.
+pub(crate) trait Discipline {
+    /// How connections and listeners are registered.
+    const MODE: Mode;
+    /// What a connection is registered for at first.
+    const FIRST_INTEREST: Interest;
+
+    /// A `recv` was asked for so many bytes and brought so many: may there be more that the kernel will not tell of?
+    fn after_read(connection: &mut Connection, asked: usize, received: usize);
+
+    /// After a turn: the new interest to tell the kernel, if there is one.
+    fn reinterest(connection: &mut Connection) -> Option<Interest>;
+
+    /// After a turn: whether the worker must come back to this connection by itself.
+    fn must_return(connection: &Connection) -> bool;
+
+    /// Whether a listener that has used up its budget must be visited again by the worker itself.
+    const LISTENER_MUST_RETURN: bool;
+}
+
+/// A connection and what the service remembers of it.
+#[derive(Debug)]
+pub(crate) struct Member<Session> {
+    pub(crate) connection: Connection,
+    pub(crate) session: Session,
+}
+
+/// What a turn changes about the deadline of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    Keep,
+    Set(Instant),
+    Clear,
+}
+
+/// What the connections of a worker share, one after the other.
+#[derive(Debug)]
+pub(crate) struct Turn<S, T> {
+    pub(crate) service: S,
+    pub(crate) trace: T,
+    pub(crate) counters: Counters,
+    /// The time of this turn of the loop.
+    pub(crate) now: Instant,
+    /// Whose turn it is.
+    pub(crate) who: ConnectionId,
+    /// What that one wants of the wheel.
+    pub(crate) alarm: Alarm,
+    /// Where input arrives.
+    scratch: Box<[u8]>,
+    /// Where a service writes while nothing else waits to be sent.
+    stage: ByteQueue,
+}
+
+impl<S: Service, T: Trace> Turn<S, T> {
+    pub(crate) fn new(service: S, trace: T, now: Instant, nobody: ConnectionId) -> Self {
+        Self {
+            service,
+            trace,
+            counters: Counters::default(),
+            now,
+            who: nobody,
+            alarm: Alarm::Keep,
+            scratch: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
+            stage: ByteQueue::new(),
+        }
+    }
+
+    pub(crate) fn open(&mut self, client: &Client) -> S::Session {
+        self.service.open(client)
+    }
+
+    /// Moves bytes until nothing more can be done, or the budget is spent. `Err` says that the connection is over.
+    pub(crate) fn drive<D: Discipline>(&mut self, member: &mut Member<S::Session>) -> Result<(), End> {
+        let mut budget = TURN_BUDGET_BYTES;
+        loop {
+            budget = budget.saturating_sub(self.flush(&mut member.connection)?);
+            if member.connection.phase != Phase::Open {
+                self.part(&mut member.connection)?;
+            } else if member.connection.owes_room && member.connection.may_write && member.connection.has_room() {
+                budget = budget.saturating_sub(self.ask_for_more(member)?);
+            }
+            member.connection.weigh();
+            // RULE(flood-starves-neighbours): what the budget leaves over waits for the next turn.
+            if budget == 0 {
+                break;
+            }
+            if member.connection.may_read && member.connection.wants_read() {
+                budget = budget.saturating_sub(self.receive::<D>(member)?);
+            } else if !(member.connection.owes_room && member.connection.producing && member.connection.can_progress()) {
+                break;
+            }
+        }
+        self.trace.queues(self.who, member.connection.unread(), member.connection.unsent());
+        Ok(())
+    }
+
+    /// The deadline of the connection has come.
+    pub(crate) fn expire(&mut self, member: &mut Member<S::Session>) -> Result<(), End> {
+        self.trace.expired(self.who);
+        member.connection.timed = false;
+        match member.connection.phase {
+            Phase::Open => self.offer(member, 0, |service, session, input, output| service.timer(session, input, output)),
+            Phase::Finishing => Ok(()),
+            Phase::Lingering => Err(End::Lingered),
+        }
+    }
+
+    /// Bytes from another thread. `false`: it has finished, and they came too late.
+    pub(crate) fn deliver(&mut self, member: &mut Member<S::Session>, bytes: &[u8]) -> Result<bool, End> {
+        if member.connection.phase != Phase::Open {
+            return Ok(false);
+        }
+        if member.connection.unsent() + bytes.len() > OUTPUT_LIMIT_BYTES {
+            return Err(End::TooSlow);
+        }
+        self.offer(member, 0, |_, _, _, output| {
+            output.write(bytes);
+            Next::More
+        })?;
+        Ok(true)
+    }
+
+    /// Ends the connection as if the service had said so.
+    pub(crate) fn finish(&mut self, member: &mut Member<S::Session>) {
+        if member.connection.phase == Phase::Open {
+            member.connection.phase = Phase::Finishing;
+            member.connection.input = None;
+            member.connection.producing = false;
+            member.connection.timed = false;
+            self.alarm = Alarm::Clear;
+        }
+    }
+
+    fn flush(&mut self, connection: &mut Connection) -> Result<usize, End> {
+        if connection.output.is_none() || !connection.may_write {
+            return Ok(0);
+        }
+        let asked = connection.unsent();
+        let sent = connection.flush();
+        count_sent(&mut self.trace, &mut self.counters, self.who, asked, sent)
+    }
+
+    /// A connection that is ending: when everything has gone out our FIN goes too, and we wait for the client's.
+    fn part(&mut self, connection: &mut Connection) -> Result<(), End> {
+        if connection.output.is_some() {
+            return Ok(());
+        }
+        if connection.read_closed {
+            // Both sides are done, nothing is unread: closing is a FIN.
+            return Err(End::Finished);
+        }
+        if connection.phase == Phase::Finishing {
+            // RULE(close-with-unread-input-sends-rst)
+            connection.shut_down_write();
+            connection.timed = true;
+            self.alarm = Alarm::Set(self.now + Duration::from_millis(LINGER_MS));
+        }
+        Ok(())
+    }
+
+    /// One `recv`, and the service's answer to it. Returns the bytes that it took of the budget.
+    fn receive<D: Discipline>(&mut self, member: &mut Member<S::Session>) -> Result<usize, End> {
+        let connection = &mut member.connection;
+        // Behind a long remainder (a big frame on its way) without a copy; behind a short one with a copy, so that a client
+        // that sends little has only that little memory taken.
+        let behind = connection.unread() >= READ_BUFFER_BYTES / 4;
+        let filled = if behind {
+            connection.fill_behind(READ_BUFFER_BYTES)
+        } else {
+            connection.fill(&mut self.scratch)
+        };
+        match filled {
+            Filled::Bytes(count) => {
+                self.trace.received(self.who, Ok(count));
+                self.counters.received_bytes += count as u64;
+                D::after_read(connection, READ_BUFFER_BYTES, count);
+                if connection.phase == Phase::Lingering {
+                    return Ok(count);
+                }
+                if let (Some(queue), false) = (connection.input.as_mut(), behind) {
+                    queue.push(&self.scratch[..count]);
+                }
+                self.offer(member, count, |service, session, input, output| service.data(session, input, output))?;
+                self.check_stuck(member)?;
+                Ok(count)
+            }
+            Filled::End => {
+                self.trace.received(self.who, Ok(0));
+                if member.connection.phase == Phase::Lingering {
+                    return Err(End::Finished);
+                }
+                self.offer_eof(member)?;
+                Ok(0)
+            }
+            Filled::Nothing => {
+                self.trace.received(self.who, Err(libc::EAGAIN));
+                Ok(0)
+            }
+            Filled::Gone(errno) => {
+                self.trace.received(self.who, Err(errno));
+                Err(End::Broken(errno))
+            }
+        }
+    }
+
+    /// Asks the service for more output. Returns the bytes that it wrote.
+    fn ask_for_more(&mut self, member: &mut Member<S::Session>) -> Result<usize, End> {
+        member.connection.owes_room = false;
+        let mut wrote = 0;
+        self.offer(member, 0, |service, session, input, output| {
+            let before = output.len();
+            let next = service.room(session, input, output);
+            wrote = output.len() - before;
+            next
+        })?;
+        member.connection.producing = wrote > 0 && member.connection.phase == Phase::Open;
+        Ok(wrote)
+    }
+
+    fn offer_eof(&mut self, member: &mut Member<S::Session>) -> Result<(), End> {
+        self.call(member, 0, |service, session, input, output| service.eof(session, input, output))
+    }
+
+    /// Calls the service; then, if the client has sent its FIN, asks whether that was all.
+    fn offer(
+        &mut self,
+        member: &mut Member<S::Session>,
+        fresh: usize,
+        callback: impl FnOnce(&mut S, &mut S::Session, &mut Input<'_>, &mut Output<'_>) -> Next,
+    ) -> Result<(), End> {
+        self.call(member, fresh, callback)?;
+        if member.connection.read_closed && member.connection.phase == Phase::Open {
+            self.offer_eof(member)?;
+        }
+        Ok(())
+    }
+
+    /// Calls the service with the input that waits (or, if none does, the first `fresh` bytes of the scratch buffer), and
+    /// does what it says.
+    fn call(
+        &mut self,
+        member: &mut Member<S::Session>,
+        fresh: usize,
+        callback: impl FnOnce(&mut S, &mut S::Session, &mut Input<'_>, &mut Output<'_>) -> Next,
+    ) -> Result<(), End> {
+        let connection = &mut member.connection;
+        let mut waiting = connection.input.take();
+        let bytes = waiting.as_ref().map_or(&self.scratch[..fresh], |queue| queue.as_slice());
+        let mut input = Input::new(bytes);
+        let queue = connection.output.as_deref_mut().unwrap_or(&mut self.stage);
+        let mut output = Output::new(queue, self.now);
+
+        let next = callback(&mut self.service, &mut member.session, &mut input, &mut output);
+
+        let (taken, direct) = (input.taken(), output.forwarded());
+        let sent = self.dispatch(connection, &mut waiting, fresh, direct);
+        // Whatever became of this connection: what it staged must never reach the next one.
+        self.stage.clear(STAGE_KEEP_BYTES);
+        sent?;
+        self.keep(member, waiting, taken, fresh);
+        self.obey(next, member)
+    }
+
+    /// Sends what the service has forwarded and written, if nothing older waits; what the socket does not take becomes
+    /// the connection's own.
+    fn dispatch(
+        &mut self,
+        connection: &mut Connection,
+        waiting: &mut Option<Box<ByteQueue>>,
+        fresh: usize,
+        direct: Range<usize>,
+    ) -> Result<(), End> {
+        if connection.output.is_some() {
+            return Ok(());
+        }
+        let bytes = waiting.as_ref().map_or(&self.scratch[..fresh], |queue| queue.as_slice());
+        let reaches_end = direct.end == bytes.len();
+        let (trace, counters) = (&mut self.trace, &mut self.counters);
+        let mut left = &bytes[direct];
+        if !left.is_empty() {
+            left = &left[send(connection, left, trace, counters, self.who)?..];
+        }
+        let mut staged = self.stage.as_slice();
+        if left.is_empty() && !staged.is_empty() {
+            staged = &staged[send(connection, staged, trace, counters, self.who)?..];
+        }
+        if left.is_empty() && staged.is_empty() {
+            return Ok(());
+        }
+        let count = left.len();
+        connection.output = match waiting.take_if(|_| staged.is_empty() && reaches_end) {
+            // All that is left of the input is output now: the memory changes sides.
+            Some(mut queue) => {
+                queue.consume(queue.len() - count);
+                Some(queue)
+            }
+            None => {
+                let mut queue = Box::new(ByteQueue::new());
+                queue.push(left);
+                queue.push(staged);
+                Some(queue)
+            }
+        };
+        Ok(())
+    }
+
+    /// Keeps what the service has left of the input.
+    fn keep(&mut self, member: &mut Member<S::Session>, waiting: Option<Box<ByteQueue>>, taken: usize, fresh: usize) {
+        let queue = match waiting {
+            Some(mut queue) => {
+                queue.consume(taken);
+                (!queue.is_empty()).then_some(queue)
+            }
+            None if taken < fresh => {
+                let mut queue = Box::new(ByteQueue::new());
+                queue.push(&self.scratch[taken..fresh]);
+                Some(queue)
+            }
+            None => None,
+        };
+        member.connection.input_full =
+            queue.as_ref().is_some_and(|queue| queue.len() >= self.service.input_limit(&member.session));
+        member.connection.input = queue;
+    }
+
+    fn obey(&mut self, next: Next, member: &mut Member<S::Session>) -> Result<(), End> {
+        match next {
+            Next::More => {}
+            Next::At(time) => {
+                member.connection.timed = true;
+                self.alarm = Alarm::Set(time);
+            }
+            Next::Finish => self.finish(member),
+            Next::Abort => return Err(End::Aborted),
+        }
+        Ok(())
+    }
+
+    /// A service that leaves a full input alone, and waits for nothing, would never be called again.
+    fn check_stuck(&self, member: &Member<S::Session>) -> Result<(), End> {
+        let connection = &member.connection;
+        let waits = connection.timed || connection.output.is_some() || connection.phase != Phase::Open;
+        if connection.input_full && !waits && !connection.producing { Err(End::Stuck) } else { Ok(()) }
+    }
+}
+
+/// One `send(2)`, told and counted. Returns how many bytes the socket took.
+fn send<T: Trace>(
+    connection: &mut Connection,
+    bytes: &[u8],
+    trace: &mut T,
+    counters: &mut Counters,
+    who: ConnectionId,
+) -> Result<usize, End> {
+    let sent = connection.send(bytes);
+    count_sent(trace, counters, who, bytes.len(), sent)
+}
+
+fn count_sent<T: Trace>(
+    trace: &mut T,
+    counters: &mut Counters,
+    who: ConnectionId,
+    asked: usize,
+    sent: Sent,
+) -> Result<usize, End> {
+    match sent {
+        Sent::Bytes(count) => {
+            trace.sent(who, asked, if count == 0 { Err(libc::EAGAIN) } else { Ok(count) });
+            counters.sent_bytes += count as u64;
+            Ok(count)
+        }
+        Sent::Gone(errno) => {
+            trace.sent(who, asked, Err(errno));
+            Err(End::Broken(errno))
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Log: tells who came, what was received and who went. Nothing is answered.
+
+use std::fmt;
+
+use super::{End, Next, Service};
+use crate::buffer::{Input, Output};
+use crate::client::{Client, Peer};
+
+/// Bytes of input that one line tells of, so that a line is never longer than four times that.
+const BYTES_PER_LINE: usize = 1024;
+
+/// One line of the log. Its display form is one line of printable ASCII, whatever the client sends.
+#[derive(Debug, Clone, Copy)]
+pub enum LogLine<'a> {
+    /// A client has connected.
+    Connected(Peer),
+    /// Bytes came from it.
+    Received(Peer, &'a [u8]),
+    /// It has gone, and why.
+    Offline(Peer, End),
+}
+
+impl fmt::Display for LogLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected(peer) => write!(f, "{peer} connected"),
+            Self::Received(peer, bytes) => {
+                write!(f, "{peer} received {} bytes \"{}\"", bytes.len(), bytes.escape_ascii())
+            }
+            Self::Offline(peer, End::Broken(errno)) => {
+                write!(f, "{peer} offline: {}", std::io::Error::from_raw_os_error(*errno))
+            }
+            Self::Offline(peer, _) => write!(f, "{peer} offline"),
+        }
+    }
+}
+
+/// The log service. It hands each line to `tell`, which must not block.
+#[derive(Debug, Clone, Copy)]
+pub struct Log<F> {
+    tell: F,
+}
+
+impl<F: FnMut(LogLine<'_>)> Log<F> {
+    /// A log that goes to `tell`.
+    pub const fn new(tell: F) -> Self {
+        Self { tell }
+    }
+}
+
+impl<F: FnMut(LogLine<'_>)> Service for Log<F> {
+    /// Boxed: other services need not carry an address with each connection.
+    type Session = Box<Peer>;
+
+    fn open(&mut self, client: &Client) -> Self::Session {
+        (self.tell)(LogLine::Connected(client.peer));
+        Box::new(client.peer)
+    }
+
+    fn data(&mut self, peer: &mut Self::Session, input: &mut Input<'_>, _: &mut Output<'_>) -> Next {
+        for piece in input.chunks(BYTES_PER_LINE) {
+            (self.tell)(LogLine::Received(**peer, piece));
+        }
+        input.consume(input.len());
+        Next::More
+    }
+
+    fn close(&mut self, peer: Self::Session, end: End) {
+        (self.tell)(LogLine::Offline(*peer, end));
+    }
+}

@@ -1,0 +1,135 @@
+//! The embedder's door: [`Service`], and the services that come with the crate.
+//!
+//! A service is sans-IO. Bytes come in, bytes go out, and each callback returns what is to become of the connection; the
+//! loop does the rest. It never sees a descriptor, a token or EAGAIN, so any split of the input gives the same output, and
+//! level and edge do too. There is one value per worker thread: no `Sync`, no lock.
+
+mod chargen;
+mod delay;
+mod discard;
+mod echo;
+mod frames;
+mod log;
+
+use std::time::Instant;
+
+pub use chargen::Chargen;
+pub use delay::{Delay, Delayed};
+pub use discard::Discard;
+pub use echo::Echo;
+pub use frames::{FrameError, Frames};
+pub use log::{Log, LogLine};
+
+use crate::buffer::{Input, Output};
+use crate::client::{Client, ConnectionId};
+use crate::limits::INPUT_LIMIT_BYTES;
+
+/// What is to become of a connection after a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Go on. A timer that is set stays set.
+    More,
+    /// Go on, and call [`Service::timer`] at this time (or as soon as possible, if it has passed). It replaces the timer
+    /// that was set before; there is one per connection.
+    At(Instant),
+    /// Send what waits, then a FIN, and close when the client has closed, or a second later. No callback comes any more
+    /// but [`Service::close`].
+    Finish,
+    /// Close now. What waits is lost.
+    Abort,
+}
+
+/// Why a connection is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The service had finished, and everything has been sent.
+    Finished,
+    /// The service had finished, but the client did not close in time, and was closed.
+    Lingered,
+    /// The connection broke: the errno, such as ECONNRESET or EPIPE.
+    Broken(i32),
+    /// The service said [`Next::Abort`].
+    Aborted,
+    /// The service took nothing of an input that was full, had nothing to send and no timer: it would have hung for ever.
+    Stuck,
+    /// The client did not take what other threads sent it
+    /// ([`OUTPUT_LIMIT_BYTES`](crate::limits::OUTPUT_LIMIT_BYTES)).
+    TooSlow,
+    /// A [`Handle`](crate::Handle) closed it.
+    Closed,
+    /// The server stopped before the connection was done.
+    Stopped,
+}
+
+/// A protocol.
+///
+/// All callbacks of one connection are called by the thread of its worker, one after the other. None of them may block:
+/// everybody else of this worker waits meanwhile.
+///
+/// ```
+/// use eagain::{Client, Input, Next, Output, Service};
+///
+/// /// Answers each line with its length.
+/// struct Lengths;
+///
+/// impl Service for Lengths {
+///     type Session = ();
+///
+///     fn open(&mut self, _: &Client) {}
+///
+///     fn data(&mut self, (): &mut (), input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+///         while let Some(length) = input.iter().position(|&byte| byte == b'\n') {
+///             output.write(format!("{length}\n").as_bytes());
+///             input.consume(length + 1);
+///         }
+///         Next::More
+///     }
+/// }
+/// ```
+pub trait Service {
+    /// What the service remembers of one connection.
+    type Session;
+
+    /// A client has connected. [`room`](Self::room) follows at once, for services that speak first.
+    fn open(&mut self, client: &Client) -> Self::Session;
+
+    /// Input has come. What is not consumed is there again at the next callback, with more behind it.
+    fn data(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next;
+
+    /// There is room for output: after `open`, and whenever what waited has gone out down to the low-water mark. A service
+    /// that writes in here is called again as soon as there is room again.
+    fn room(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        let _ = (session, input, output);
+        Next::More
+    }
+
+    /// The time of [`Next::At`] has come.
+    fn timer(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        let _ = (session, input, output);
+        Next::More
+    }
+
+    /// The client has sent its last byte, which may be in `input`; it may still be reading. Called again after each later
+    /// callback, until it returns [`Next::Finish`], which is what it does if it is not implemented.
+    fn eof(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        let _ = (session, input, output);
+        Next::Finish
+    }
+
+    /// The connection is over.
+    fn close(&mut self, session: Self::Session, end: End) {
+        let _ = (session, end);
+    }
+
+    /// How many bytes of input the loop keeps for this connection while the service does not consume them; at that the
+    /// client is held back. At least 1.
+    fn input_limit(&self, session: &Self::Session) -> usize {
+        let _ = session;
+        INPUT_LIMIT_BYTES
+    }
+
+    /// A message of a [`Handle`](crate::Handle) came too late: that connection is gone, or has finished.
+    fn undelivered(&mut self, to: ConnectionId, bytes: &[u8]) {
+        let _ = (to, bytes);
+    }
+}
