@@ -9,8 +9,7 @@ use std::{env, mem, net::TcpListener, time::Duration};
 const LISTENER: u64 = 0; // Tokens count upwards and never come again: a stale event finds nobody.
 const CHUNK: usize = 16 * 1024; // Bytes; the most that is read before all of it is sent on.
 const BUDGET: usize = 32; // Steps per turn: one busy client must not hold up the others.
-const RETRY: Timeout = Timeout::After(Duration::from_millis(100)); // Out of descriptors: no edge
-// will tell when there are some again, so look by the clock.
+const RETRY: Timeout = Timeout::After(Duration::from_millis(100)); // No edge tells of free descriptors.
 
 struct Client {
     socket: NonBlocking<socket2::Socket>,
@@ -38,6 +37,7 @@ fn echo(client: &mut Client) -> io::Result<bool> {
 fn main() -> io::Result<()> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:7007".into());
     let listener = NonBlocking::new(TcpListener::bind(address)?)?;
+    socket2::SockRef::from(&listener).listen(4096)?; // std's 128 drops the SYNs of a burst: seconds.
     println!("listening on {}", listener.get_ref().local_addr()?);
     let (epoll, mut events) = (Epoll::new()?, Events::with_capacity(256));
     epoll.add_nonblocking(&listener, LISTENER, Interest::READ, Mode::EDGE)?;

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::thread::JoinHandleExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -97,13 +98,13 @@ fn reader_gone_is_error_and_writer_gone_is_hang_up_even_unasked() {
     let (reader, writer) = io::pipe().unwrap();
     let epoll = Epoll::new().unwrap();
     epoll.add(&writer, 1, Interest::NONE, LEVEL).unwrap();
-    drop(reader);
+    close(reader);
     assert_eq!(now(&epoll), ["1:ERR"]);
 
     let (reader, writer) = io::pipe().unwrap();
     let epoll = Epoll::new().unwrap();
     epoll.add(&reader, 2, Interest::NONE, LEVEL).unwrap();
-    drop(writer);
+    close(writer);
     assert_eq!(now(&epoll), ["2:HUP"]);
 }
 
@@ -114,7 +115,7 @@ fn interest_in_nothing_is_legal_and_silences_data() {
     epoll.add(&ours, 7, Interest::NONE, LEVEL).unwrap();
     theirs.write_all(b"x").unwrap();
     assert_eq!(now(&epoll), [""; 0]);
-    drop(theirs);
+    close(theirs);
     assert_eq!(now(&epoll), ["7:HUP"]);
 }
 
@@ -126,7 +127,7 @@ fn oneshot_is_silent_until_modified_even_about_a_hang_up() {
     theirs.write_all(b"x").unwrap();
     assert_eq!(now(&epoll), ["7:IN"]);
     theirs.write_all(b"y").unwrap();
-    drop(theirs);
+    close(theirs);
     assert_eq!(now(&epoll), [""; 0]);
     epoll.modify(&ours, 7, READ, LEVEL.oneshot()).unwrap();
     assert_eq!(now(&epoll), ["7:IN|HUP"]);
@@ -520,11 +521,11 @@ fn the_biggest_batch_is_what_the_kernel_takes() {
 fn a_forgotten_delete_gives_a_dead_token_and_nothing_worse() {
     let (epoll, reader, mut writer) = watched_pipe(READ, LEVEL);
     let duplicate = reader.try_clone().unwrap();
-    drop(reader);
+    close(reader);
     writer.write_all(b"x").unwrap();
     assert_eq!(now(&epoll), ["7:IN"], "the duplicate keeps the registration alive");
     assert_eq!(epoll.delete(&duplicate), Err(Error::NotRegistered));
-    drop(duplicate);
+    close(duplicate);
     assert_eq!(now(&epoll), [""; 0]);
 }
 
@@ -710,7 +711,7 @@ fn recv_append_keeps_what_is_there_and_takes_at_most_what_was_asked() {
     assert_eq!(buffer, b"kept 0123456789");
     let empty = net::recv_append(&ours, &mut buffer, 5000).unwrap_err();
     assert_eq!(empty.raw_os_error(), Some(libc::EAGAIN));
-    drop(theirs);
+    close(theirs);
     assert_eq!(net::recv_append(&ours, &mut buffer, 5000).unwrap(), 0);
     assert_eq!(buffer, b"kept 0123456789");
 }
@@ -733,7 +734,7 @@ fn recv_slice_fills_the_slice_and_tells_the_end() {
     assert_eq!(net::recv_slice(&ours, &mut slice).unwrap(), 2);
     let empty = net::recv_slice(&ours, &mut slice).unwrap_err();
     assert_eq!(empty.raw_os_error(), Some(libc::EAGAIN));
-    drop(theirs);
+    close(theirs);
     assert_eq!(net::recv_slice(&ours, &mut slice).unwrap(), 0);
 }
 
@@ -744,7 +745,7 @@ fn sending_to_a_peer_that_went_is_an_error_and_no_signal() {
         // SAFETY: no handler of ours is installed; Rust ignores SIGPIPE, and here it must kill.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.unwrap();
         let (ours, theirs) = nonblocking_pair();
-        drop(theirs);
+        close(theirs);
         let refused = net::send(&ours, b"x").unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EPIPE));
         let refused = net::send_vectored(&ours, &[IoSlice::new(b"x")]).unwrap_err();
@@ -855,7 +856,7 @@ fn reset() -> Event {
     let epoll = Epoll::new().unwrap();
     epoll.add(&ours, 7, Interest::NONE, EDGE).unwrap();
     socket2::SockRef::from(&theirs).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(theirs);
+    close(theirs);
     one_event(&epoll)
 }
 
@@ -871,7 +872,7 @@ fn urgent() -> Event {
 /// OUT|ERR
 fn broken_pipe() -> Event {
     let (reader, writer) = io::pipe().unwrap();
-    drop(reader);
+    close(reader);
     let epoll = Epoll::new().unwrap();
     epoll.add(&writer, 7, WRITE, EDGE).unwrap();
     one_event(&epoll)
@@ -958,6 +959,16 @@ fn refuse_here(syscall: libc::c_long, errno: i32) {
     }
 }
 
+/// Held while a child starts and runs. Until its exec, a child has a copy of every descriptor, and what
+/// is closed meanwhile stays open: end of stream and hang-up came late by that, now and then.
+static A_CHILD_RUNS: Mutex<()> = Mutex::new(());
+
+/// Closes `last` when no child can have a copy of it.
+fn close<T>(last: T) {
+    let _no_child = A_CHILD_RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(last);
+}
+
 /// Runs `work` in a process of its own: the test of this name, called again with a mark.
 #[track_caller]
 fn in_a_child(test: &str, work: impl FnOnce()) {
@@ -965,6 +976,7 @@ fn in_a_child(test: &str, work: impl FnOnce()) {
     if std::env::var_os(MARK).is_some() {
         return work();
     }
+    let _alone = A_CHILD_RUNS.lock().unwrap_or_else(PoisonError::into_inner);
     let this = std::env::current_exe().unwrap();
     let mut command = Command::new(this);
     let output = command.args([test, "--exact", "--nocapture"]).env(MARK, "1").output().unwrap();

@@ -184,6 +184,9 @@ impl Interest {
     #[doc(alias = "EPOLLRDHUP")]
     pub const READ_CLOSED: Self = Self(libc::EPOLLRDHUP as u32);
     /// Something exceptional: TCP urgent data, a change in a cgroup or mount file.
+    ///
+    /// Code that takes a short read for EAGAIN needs this bit too: a TCP read stops at the urgent mark
+    /// with data behind it, and in [`Mode::EDGE`] nothing tells of these again.
     #[doc(alias = "EPOLLPRI")]
     pub const PRIORITY: Self = Self(libc::EPOLLPRI as u32);
 
