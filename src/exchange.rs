@@ -305,19 +305,18 @@ impl<S: Service, T: Trace> Turn<S, T> {
             return Ok(());
         }
         let count = left.len();
-        connection.output = match waiting.take_if(|_| staged.is_empty() && reaches_end) {
+        if staged.is_empty() && reaches_end && waiting.is_some() {
             // All that is left of the input is output now: the memory changes sides.
-            Some(mut queue) => {
+            connection.output = waiting.take();
+            if let Some(queue) = &mut connection.output {
                 queue.consume(queue.len() - count);
-                Some(queue)
             }
-            None => {
-                let mut queue = Box::new(ByteQueue::new());
-                queue.push(left);
-                queue.push(staged);
-                Some(queue)
-            }
-        };
+        } else {
+            let mut queue = Box::new(ByteQueue::new());
+            queue.push(left);
+            queue.push(staged);
+            connection.output = Some(queue);
+        }
         Ok(())
     }
 

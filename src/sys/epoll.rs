@@ -196,6 +196,12 @@ impl Interest {
         self.0 & other.0 == other.0
     }
 
+    /// `self` and `other`, as `|` does, in constants.
+    #[inline]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// `self` less what is in `other`.
     #[inline]
     pub const fn without(self, other: Self) -> Self {

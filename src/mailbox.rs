@@ -1,0 +1,114 @@
+//! How other threads reach a worker: a bounded queue of messages, and an eventfd that wakes it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::limits::MAILBOX_MESSAGES;
+use crate::metrics::{Counters, Published};
+use crate::slab::Token;
+
+/// What a worker can be told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Send(Token, Arc<[u8]>),
+    Broadcast(Arc<[u8]>),
+    Close(Token),
+    Drain { until: Instant },
+    Stop,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// [`MAILBOX_MESSAGES`](crate::limits::MAILBOX_MESSAGES) wait already.
+    #[error("the mailbox of the worker is full: send less, or later")]
+    Full,
+    /// The worker, or the whole server, has ended.
+    #[error("the server has ended")]
+    Ended,
+}
+
+/// The messages that a worker took.
+#[derive(Debug)]
+pub(crate) struct Mail {
+    pub(crate) messages: Vec<Message>,
+    /// More wait: no event will tell of them.
+    pub(crate) more: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    messages: VecDeque<Message>,
+    ended: bool,
+}
+
+/// Written by any thread, read by one worker.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    inner: Mutex<Inner>,
+    waker: EventFd,
+    published: Published,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { inner: Mutex::default(), waker, published: Published::default() })
+    }
+
+    pub(crate) const fn waker(&self) -> &EventFd {
+        &self.waker
+    }
+
+    /// Leaves a message. Commands (all but `Send` and `Broadcast`) are taken even when the box is full.
+    pub(crate) fn leave(&self, message: Message) -> Result<(), SendError> {
+        let mut inner = self.lock();
+        if inner.ended {
+            return Err(SendError::Ended);
+        }
+        let data = matches!(message, Message::Send(..) | Message::Broadcast(_));
+        if data && inner.messages.len() >= MAILBOX_MESSAGES {
+            return Err(SendError::Full);
+        }
+        let first = inner.messages.is_empty();
+        inner.messages.push_back(message);
+        drop(inner);
+        if first {
+            // The counter cannot overflow: 2⁶⁴ − 2 wake-ups take longer than machines last.
+            let _ = self.waker.write(1);
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest messages, at most so many.
+    pub(crate) fn take(&self, most: usize) -> Mail {
+        let mut inner = self.lock();
+        let count = inner.messages.len().min(most);
+        let messages = inner.messages.drain(..count).collect();
+        Mail { messages, more: !inner.messages.is_empty() }
+    }
+
+    /// Takes no more messages.
+    pub(crate) fn end(&self) {
+        let mut inner = self.lock();
+        inner.ended = true;
+        inner.messages.clear();
+    }
+
+    pub(crate) fn publish(&self, counters: &Counters) {
+        self.published.store(counters);
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.published.load()
+    }
+
+    /// A thread that panicked while it held the lock left a queue that is whole all the same.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

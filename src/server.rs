@@ -1,0 +1,295 @@
+//! Workers on threads, and the [`Handle`] by which other threads reach them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::client::ConnectionId;
+use crate::edge::Edge;
+use crate::exchange::Discipline;
+use crate::level::Level;
+use crate::limits::WORKERS_MAX;
+use crate::listener::Listener;
+use crate::mailbox::{Mailbox, Message, SendError};
+use crate::metrics::Counters;
+use crate::service::Service;
+use crate::trace::{Silent, Trace};
+use crate::worker::{self, Worker};
+
+/// Why a server did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A number of workers that is out of range.
+    #[error("{0} workers: 1 to {WORKERS_MAX} are possible")]
+    Workers(usize),
+    /// There is no thread, or no eventfd, to be had.
+    #[error("cannot start a worker: {0}")]
+    Start(#[source] io::Error),
+    /// A worker could not go on; the others were stopped.
+    #[error(transparent)]
+    Worker(#[from] worker::Error),
+    /// The code of a service panicked; the other workers were stopped.
+    #[error("a worker panicked")]
+    Panicked,
+}
+
+/// How the kernel is asked to tell of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trigger {
+    /// As long as something is ready. The default.
+    #[default]
+    Level,
+    /// When something becomes ready.
+    Edge,
+}
+
+/// How a server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Level- or edge-triggered. What clients see is the same.
+    pub trigger: Trigger,
+    /// Threads, each with its own epoll and its own connections; 1 to [`WORKERS_MAX`].
+    pub workers: usize,
+}
+
+impl Default for Config {
+    /// Level-triggered, a worker for each processor that this process may use.
+    fn default() -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(WORKERS_MAX);
+        Self { trigger: Trigger::Level, workers }
+    }
+}
+
+/// A running server. Dropping it stops it, at once.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use std::net::{TcpListener, TcpStream};
+/// use std::time::Duration;
+///
+/// use eagain::{Config, Listener, Server, service::Echo};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let address = listener.local_addr()?;
+/// let server = Server::start(Config::default(), vec![Listener::try_from(listener)?], |_| Echo)?;
+///
+/// let mut client = TcpStream::connect(address)?;
+/// client.write_all(b"hello")?;
+/// let mut answer = [0; 5];
+/// client.read_exact(&mut answer)?;
+/// assert_eq!(&answer, b"hello");
+///
+/// drop(client);
+/// server.handle().drain(Duration::from_secs(5));
+/// server.join()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    handle: Handle,
+    workers: Vec<JoinHandle<Result<(), Error>>>,
+    ended: Arc<EventFd>,
+}
+
+impl Server {
+    /// Starts the workers; each makes its own service with `service`, on its own thread.
+    ///
+    /// # Errors
+    /// [`Error::Workers`], [`Error::Start`].
+    pub fn start<S, F>(config: Config, listeners: Vec<Listener>, service: F) -> Result<Self, Error>
+    where
+        S: Service + 'static,
+        F: Fn(&Handle) -> S + Send + Sync + 'static,
+    {
+        Self::start_traced(config, listeners, service, || Silent)
+    }
+
+    /// As [`start`](Self::start), with a [`Trace`] for each worker.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_traced<S, T, F, G>(
+        config: Config,
+        listeners: Vec<Listener>,
+        service: F,
+        trace: G,
+    ) -> Result<Self, Error>
+    where
+        S: Service + 'static,
+        T: Trace + 'static,
+        F: Fn(&Handle) -> S + Send + Sync + 'static,
+        G: Fn() -> T + Send + Sync + 'static,
+    {
+        match config.trigger {
+            Trigger::Level => Self::launch::<Level, S, T>(config.workers, listeners, Arc::new((service, trace))),
+            Trigger::Edge => Self::launch::<Edge, S, T>(config.workers, listeners, Arc::new((service, trace))),
+        }
+    }
+
+    fn launch<D, S, T>(
+        count: usize,
+        listeners: Vec<Listener>,
+        make: Arc<(impl Fn(&Handle) -> S + Send + Sync + 'static, impl Fn() -> T + Send + Sync + 'static)>,
+    ) -> Result<Self, Error>
+    where
+        D: Discipline + 'static,
+        S: Service + 'static,
+        T: Trace + 'static,
+    {
+        if !(1..=WORKERS_MAX).contains(&count) {
+            return Err(Error::Workers(count));
+        }
+        let mailboxes: Result<Vec<_>, _> = (0..count).map(|_| Mailbox::new().map(Arc::new)).collect();
+        let handle = Handle { mailboxes: mailboxes.map_err(Error::Start)?.into() };
+        let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let ended = Arc::new(ended.map_err(|errno| Error::Start(errno.into()))?);
+        let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
+        let mut server = Self { handle, workers: Vec::with_capacity(count), ended };
+        for number in 0..count {
+            let leave = Leave { handle: server.handle.clone(), number, ended: Arc::clone(&server.ended) };
+            let (listeners, make) = (listeners.clone(), Arc::clone(&make));
+            let body = move || {
+                let mailbox = Arc::clone(&leave.handle.mailboxes[number]);
+                let (service, trace) = (make.0(&leave.handle), make.1());
+                let worker = Worker::<S, D, T>::new(number as u16, count > 1, &listeners, mailbox, service, trace);
+                // From here on the worker alone decides how long the listeners live.
+                drop(listeners);
+                let result = worker.and_then(Worker::run).map_err(Error::from);
+                if result.is_err() {
+                    leave.handle.shutdown();
+                }
+                result
+            };
+            // If this fails, dropping `server` stops those that run.
+            let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(body);
+            server.workers.push(thread.map_err(Error::Start)?);
+        }
+        Ok(server)
+    }
+
+    /// The way for other threads to reach the connections.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits until every worker has ended, and says why, if it was not because of [`Handle::drain`] or
+    /// [`Handle::shutdown`].
+    ///
+    /// # Errors
+    /// [`Error::Worker`], [`Error::Panicked`]: the first that was found.
+    pub fn join(mut self) -> Result<(), Error> {
+        self.join_all()
+    }
+
+    fn join_all(&mut self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for worker in self.workers.drain(..) {
+            let end = worker.join().unwrap_or(Err(Error::Panicked));
+            result = result.and(end);
+        }
+        result
+    }
+}
+
+impl AsFd for Server {
+    /// Becomes readable when a worker ends: register it if you wait for other things too. Do not read from it.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        let _ = self.join_all();
+    }
+}
+
+/// Dropped when a worker ends. After a panic the others end too: never half a server.
+struct Leave {
+    handle: Handle,
+    number: usize,
+    ended: Arc<EventFd>,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.handle.shutdown();
+        }
+        self.handle.mailboxes[self.number].end();
+        let _ = self.ended.write(1);
+    }
+}
+
+/// Reaches the connections of a server from any thread. Cheap to clone.
+///
+/// Everything is asynchronous: a message is handed to the worker that owns the connection.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    mailboxes: Arc<[Arc<Mailbox>]>,
+}
+
+impl Handle {
+    /// Sends bytes to one connection. If it is gone when the message gets there,
+    /// [`Service::undelivered`] is told; nobody else ever receives them.
+    ///
+    /// # Errors
+    /// [`SendError::Full`], [`SendError::Ended`].
+    pub fn send(&self, to: ConnectionId, bytes: impl Into<Arc<[u8]>>) -> Result<(), SendError> {
+        let mailbox = self.mailboxes.get(to.worker as usize).ok_or(SendError::Ended)?;
+        mailbox.leave(Message::Send(to.token, bytes.into()))
+    }
+
+    /// Sends bytes to every connection there is when the message gets there.
+    ///
+    /// # Errors
+    /// [`SendError::Full`], [`SendError::Ended`] if a worker did not take the message. The others did.
+    pub fn broadcast(&self, bytes: impl Into<Arc<[u8]>>) -> Result<(), SendError> {
+        let bytes = bytes.into();
+        let leave = |mailbox: &Arc<Mailbox>| mailbox.leave(Message::Broadcast(Arc::clone(&bytes)));
+        self.mailboxes.iter().map(leave).fold(Ok(()), Result::and)
+    }
+
+    /// Closes one connection, at once. Nothing happens if it is gone.
+    ///
+    /// # Errors
+    /// [`SendError::Ended`].
+    pub fn close(&self, connection: ConnectionId) -> Result<(), SendError> {
+        let mailbox = self.mailboxes.get(connection.worker as usize).ok_or(SendError::Ended)?;
+        mailbox.leave(Message::Close(connection.token))
+    }
+
+    /// Stops accepting, lets every connection finish, and ends the server: each client gets what is due to it, then a FIN
+    /// when it has been silent for a moment. What is left after `timeout` is closed.
+    pub fn drain(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        self.tell_all(|| Message::Drain { until });
+    }
+
+    /// Closes every connection and ends the server.
+    pub fn shutdown(&self) {
+        self.tell_all(|| Message::Stop);
+    }
+
+    /// What has happened so far, in all workers together. Each number is of the end of its worker's last turn.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        self.mailboxes.iter().for_each(|mailbox| sum += mailbox.counters());
+        sum
+    }
+
+    /// A worker that has ended needs no command.
+    fn tell_all(&self, message: impl Fn() -> Message) {
+        for mailbox in self.mailboxes.iter() {
+            let _ = mailbox.leave(message());
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! The loop: one thread, one epoll, its connections.
+//!
+//! The worker owns them: only [`admit`](Worker::admit) registers a connection and only [`close`](Worker::close) takes it
+//! away, in the order DEL, new generation, close. So there are no ghosts in the epoll set (lab: `close-with-dup-ghost`), and
+//! an event that was fetched before its connection went finds nobody (`stale-event-in-batch`).
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, ConnectionId, Peer};
+use crate::connection::{Connection, Phase};
+use crate::deadline::Deadlines;
+use crate::exchange::{Alarm, Discipline, Member, Turn};
+use crate::limits::{ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DRAIN_QUIET_MS, EVENTS_PER_WAIT, MAILBOX_BUDGET, SLOTS_MAX};
+use crate::listener::{Listener, Refusal};
+use crate::mailbox::{Mailbox, Message};
+use crate::service::{End, Service};
+use crate::slab::{Slab, Token};
+use crate::sys::epoll::{self, Epoll, Event, Events, Interest, Mode, Timeout};
+use crate::sys::net::NonBlocking;
+use crate::trace::Trace;
+
+/// Why a worker could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused an epoll call that it should not refuse.
+    #[error("epoll: {0}")]
+    Epoll(#[from] epoll::Error),
+    /// A listener does not accept any more.
+    #[error("the listener on {address} is broken: {source}")]
+    Listener {
+        /// Where it listened.
+        address: String,
+        /// What `accept4(2)` said.
+        source: std::io::Error,
+    },
+}
+
+/// What the 64 bits of an event mean; connections are below, by their tokens.
+const WAKER: u64 = u64::MAX;
+const LISTENER: u64 = SLOTS_MAX as u64;
+
+/// Keys of the wheel; the slots of the connections come behind.
+const KEY_ACCEPT: u32 = 0;
+const KEY_SWEEP: u32 = 1;
+const KEY_STOP: u32 = 2;
+const KEYS: u32 = 3;
+
+/// A listener as this worker sees it.
+#[derive(Debug)]
+struct Door {
+    listener: Arc<Listener>,
+    /// Out of the epoll set, because descriptors or memory have run out.
+    rests: bool,
+    /// In the run queue.
+    queued: bool,
+}
+
+/// How the worker stands to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Serving,
+    /// Nobody is accepted any more. From `firm` on also those are ended who never fall silent.
+    Draining {
+        firm: Instant,
+    },
+    Stopped,
+}
+
+pub(crate) struct Worker<S: Service, D, T> {
+    epoll: Epoll,
+    members: Slab<Member<S::Session>>,
+    doors: Vec<Door>,
+    deadlines: Deadlines,
+    /// What can go on without another event: connections (each at most once, those that say `queued`), listeners, the
+    /// mailbox. By the same 64 bits as events.
+    run_queue: VecDeque<u64>,
+    mailbox: Arc<Mailbox>,
+    turn: Turn<S, T>,
+    state: State,
+    number: u16,
+    shared: bool,
+    discipline: PhantomData<D>,
+}
+
+impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
+    /// Worker `number`. `shared`: others accept from the same listeners.
+    pub(crate) fn new(
+        number: u16,
+        shared: bool,
+        listeners: &[Arc<Listener>],
+        mailbox: Arc<Mailbox>,
+        service: S,
+        trace: T,
+    ) -> Result<Self, Error> {
+        let now = Instant::now();
+        let epoll = Epoll::new()?;
+        // RULE(eventfd-waker-et-needs-no-read): each write is an edge; nobody reads.
+        epoll.add(mailbox.waker(), WAKER, Interest::READ, Mode::EDGE)?;
+        let door = |listener: &Arc<Listener>| Door { listener: Arc::clone(listener), rests: true, queued: false };
+        let nobody = ConnectionId { worker: number, token: Token::from_bits(WAKER) };
+        let mut worker = Self {
+            epoll,
+            members: Slab::new(),
+            doors: listeners.iter().map(door).collect(),
+            deadlines: Deadlines::new(now),
+            run_queue: VecDeque::new(),
+            mailbox,
+            turn: Turn::new(service, trace, now, nobody),
+            state: State::Serving,
+            number,
+            shared,
+            discipline: PhantomData,
+        };
+        worker.open_doors()?;
+        Ok(worker)
+    }
+
+    /// The loop.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        let mut events = Events::with_capacity(EVENTS_PER_WAIT);
+        while self.state != State::Stopped {
+            self.wait(&mut events)?;
+            for event in events.iter() {
+                self.dispatch(event)?;
+            }
+            self.run_queued()?;
+            self.expire()?;
+            self.mailbox.publish(&self.turn.counters);
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
+        // RULE(et-event-cache-needs-no-read): what waits in the run queue gets no event; do not sleep on it.
+        let timeout =
+            if self.run_queue.is_empty() { self.deadlines.next(self.turn.now) } else { Some(Duration::ZERO) };
+        self.turn.trace.waiting(timeout, self.members.len(), self.run_queue.len());
+        let count = self.epoll.wait(events, timeout.map_or(Timeout::Never, Timeout::After))?;
+        self.turn.now = Instant::now();
+        self.turn.trace.woken(count);
+        self.turn.counters.waits += 1;
+        self.turn.counters.events += count as u64;
+        Ok(())
+    }
+
+    #[inline]
+    fn dispatch(&mut self, event: Event) -> Result<(), Error> {
+        match event.data() {
+            WAKER => self.read_mail(),
+            data if data & LISTENER != 0 => {
+                let index = (data ^ LISTENER) as usize;
+                self.turn.trace.knock(index, event);
+                self.accept(index)?;
+            }
+            data => self.ready(Token::from_bits(data), event),
+        }
+        Ok(())
+    }
+
+    /// An event of a connection.
+    #[inline]
+    fn ready(&mut self, token: Token, event: Event) {
+        let Some(member) = self.members.get_mut(token) else {
+            // RULE(stale-event-in-batch)
+            self.turn.counters.stale_events += 1;
+            self.turn.trace.event(None, event);
+            return;
+        };
+        self.turn.who = ConnectionId { worker: self.number, token };
+        self.turn.trace.event(Some(self.turn.who), event);
+        member.connection.note(event);
+        match member.connection.doomed_by(event) {
+            Some(errno) => self.close(token, End::Broken(errno)),
+            None => self.drive(token),
+        }
+    }
+
+    /// Gives a connection its turn, and sees to what follows from it.
+    fn drive(&mut self, token: Token) {
+        self.with(token, |turn, member| turn.drive::<D>(member));
+    }
+
+    /// Lets `act` work on a connection; then sees to its deadline, its interest and its place in the run queue.
+    #[inline]
+    fn with(
+        &mut self,
+        token: Token,
+        act: impl FnOnce(&mut Turn<S, T>, &mut Member<S::Session>) -> Result<(), End>,
+    ) {
+        let Some(member) = self.members.get_mut(token) else { return };
+        self.turn.who = ConnectionId { worker: self.number, token };
+        self.turn.alarm = Alarm::Keep;
+        if let Err(end) = act(&mut self.turn, member) {
+            return self.close(token, end);
+        }
+        match self.turn.alarm {
+            Alarm::Keep => {}
+            Alarm::Set(at) => self.deadlines.set(token.slot() + KEYS, at),
+            Alarm::Clear => self.deadlines.clear(token.slot() + KEYS),
+        }
+        let connection = &mut member.connection;
+        if let Some(interest) = D::reinterest(connection) {
+            self.turn.trace.registered(self.turn.who, interest, D::MODE, false);
+            if self.epoll.modify_nonblocking(connection.socket(), token.to_bits(), interest, D::MODE).is_err() {
+                return self.close(token, End::Broken(libc::ENOMEM));
+            }
+        }
+        if D::must_return(connection) && !connection.queued {
+            connection.queued = true;
+            self.run_queue.push_back(token.to_bits());
+        }
+        // The invariant of the run queue: whoever can go on without the kernel is in it, exactly once.
+        debug_assert!(connection.queued || !D::must_return(connection));
+    }
+
+    /// Those that can go on without an event, once each: what they leave over comes after the next wait.
+    fn run_queued(&mut self) -> Result<(), Error> {
+        for _ in 0..self.run_queue.len() {
+            let Some(data) = self.run_queue.pop_front() else { break };
+            match data {
+                WAKER => self.read_mail(),
+                data if data & LISTENER != 0 => {
+                    let index = (data ^ LISTENER) as usize;
+                    self.doors[index].queued = false;
+                    self.accept(index)?;
+                }
+                data => {
+                    let token = Token::from_bits(data);
+                    if let Some(member) = self.members.get_mut(token) {
+                        member.connection.queued = false;
+                        self.drive(token);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self) -> Result<(), Error> {
+        if self.deadlines.is_empty() {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        self.deadlines.expire(self.turn.now, &mut due);
+        for key in due {
+            match key {
+                KEY_ACCEPT => self.open_doors()?,
+                KEY_SWEEP => self.sweep(),
+                KEY_STOP => self.stop(),
+                slot => {
+                    if let Some(token) = self.members.token_at(slot - KEYS) {
+                        self.with(token, |turn, member| {
+                            turn.expire(member)?;
+                            turn.drive::<D>(member)
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts until the queue is empty or the budget is spent; what is left is accepted in the next turn.
+    // RULE(et-single-accept-strands)
+    fn accept(&mut self, index: usize) -> Result<(), Error> {
+        for _ in 0..ACCEPT_BUDGET {
+            if self.doors.get(index).is_none_or(|door| door.rests) {
+                return Ok(());
+            }
+            match self.doors[index].listener.accept() {
+                Ok((socket, peer)) => self.admit(index, socket, peer),
+                Err(Refusal::Empty) => {
+                    self.turn.trace.not_accepted(index, libc::EAGAIN);
+                    return Ok(());
+                }
+                Err(Refusal::Next) => {}
+                Err(Refusal::Resources(errno)) => {
+                    self.turn.trace.not_accepted(index, errno);
+                    self.rest(index);
+                    return Ok(());
+                }
+                Err(Refusal::Broken(errno)) => {
+                    return Err(Error::Listener {
+                        address: self.doors[index].listener.address().to_string(),
+                        source: std::io::Error::from_raw_os_error(errno),
+                    });
+                }
+            }
+        }
+        let door = &mut self.doors[index];
+        if D::LISTENER_MUST_RETURN && !door.queued && !door.rests {
+            door.queued = true;
+            self.run_queue.push_back(LISTENER | index as u64);
+        }
+        Ok(())
+    }
+
+    /// Registers a new connection and opens it for the service.
+    fn admit(&mut self, listener: usize, socket: NonBlocking<socket2::Socket>, peer: Peer) {
+        self.turn.counters.accepted += 1;
+        let registered = self.members.next_token().filter(|token| {
+            self.epoll.add_nonblocking(&socket, token.to_bits(), D::FIRST_INTEREST, D::MODE).is_ok()
+        });
+        let Some(token) = registered else {
+            // No memory, or max_user_watches: this one has to go, and the next ones wait in the queue.
+            self.turn.counters.refused += 1;
+            self.turn.counters.closed += 1;
+            self.rest(listener);
+            return;
+        };
+        let client = Client { id: ConnectionId { worker: self.number, token }, peer, listener };
+        self.turn.trace.accepted(&client);
+        self.turn.trace.registered(client.id, D::FIRST_INTEREST, D::MODE, true);
+        let session = self.turn.open(&client);
+        let connection = Connection::new(socket, D::FIRST_INTEREST);
+        let inserted = self.members.insert(Member { connection, session });
+        debug_assert_eq!(inserted.ok(), Some(token));
+        self.drive(token);
+    }
+
+    /// Takes a connection away.
+    // RULE(close-with-dup-ghost): DEL before close, always.
+    fn close(&mut self, token: Token, end: End) {
+        let Some(Member { connection, session }) = self.members.remove(token) else { return };
+        let _ = self.epoll.delete(connection.socket());
+        self.deadlines.clear(token.slot() + KEYS);
+        self.turn.counters.closed += 1;
+        self.turn.trace.closed(ConnectionId { worker: self.number, token }, end);
+        self.turn.service.close(session, end);
+        drop(connection);
+        // A descriptor is free: whoever could not be accepted can be now.
+        if self.doors.iter().any(|door| door.rests) {
+            self.deadlines.set(KEY_ACCEPT, self.turn.now);
+        }
+    }
+
+    /// Takes a listener out of the epoll set for a while.
+    // RULE(emfile-lt-spins)
+    // RULE(emfile-et-stalls)
+    fn rest(&mut self, index: usize) {
+        let door = &mut self.doors[index];
+        if !door.rests {
+            door.rests = true;
+            let _ = self.epoll.delete(door.listener.socket());
+            self.turn.counters.accept_pauses += 1;
+            self.turn.trace.paused(index, true);
+        }
+        self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
+    }
+
+    /// Puts the listeners that rest back into the epoll set, which reports at once if somebody waits
+    /// (`et-add-on-ready-fd-fires`).
+    fn open_doors(&mut self) -> Result<(), Error> {
+        let mode = if self.shared { D::MODE.exclusive() } else { D::MODE };
+        for (index, door) in self.doors.iter_mut().enumerate().filter(|(_, door)| door.rests) {
+            match self.epoll.add_nonblocking(door.listener.socket(), LISTENER | index as u64, Interest::READ, mode) {
+                Ok(()) => {
+                    door.rests = false;
+                    self.turn.trace.paused(index, false);
+                }
+                Err(epoll::Error::OutOfMemory | epoll::Error::WatchLimit) if !self.members.is_empty() => {
+                    self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_mail(&mut self) {
+        let mail = self.mailbox.take(MAILBOX_BUDGET);
+        self.turn.trace.mail(mail.messages.len());
+        for message in mail.messages {
+            match message {
+                Message::Send(token, bytes) => self.deliver(token, &bytes),
+                Message::Broadcast(bytes) => {
+                    let everyone: Vec<Token> = self.members.tokens().collect();
+                    for token in everyone {
+                        self.deliver(token, &bytes);
+                    }
+                }
+                Message::Close(token) => self.close(token, End::Closed),
+                Message::Drain { until } => self.drain(until),
+                Message::Stop => self.stop(),
+            }
+        }
+        if mail.more {
+            self.run_queue.push_back(WAKER);
+        }
+    }
+
+    fn deliver(&mut self, token: Token, bytes: &[u8]) {
+        let mut delivered = Ok(false);
+        if self.members.get(token).is_some() {
+            self.with(token, |turn, member| {
+                delivered = turn.deliver(member, bytes);
+                delivered.map(drop)?;
+                turn.drive::<D>(member)
+            });
+        }
+        if delivered == Ok(false) {
+            self.turn.counters.undelivered += 1;
+            self.turn.service.undelivered(ConnectionId { worker: self.number, token }, bytes);
+        }
+    }
+
+    /// Accepts nobody any more, and lets those that are there finish: each is ended when it has fallen silent with
+    /// nothing due. Clients that the kernel had accepted for us already are served too.
+    // RULE(listener-close-resets-queue)
+    fn drain(&mut self, until: Instant) {
+        if self.state != State::Serving {
+            return;
+        }
+        for index in 0..self.doors.len() {
+            let backlog = crate::listener::somaxconn() as usize;
+            for _ in 0..=backlog / ACCEPT_BUDGET {
+                let before = self.turn.counters.accepted;
+                if self.accept(index).is_err() || self.turn.counters.accepted == before {
+                    break;
+                }
+            }
+            if !self.doors[index].rests {
+                let _ = self.epoll.delete(self.doors[index].listener.socket());
+            }
+        }
+        self.doors.clear();
+        self.run_queue.retain(|&data| data == WAKER || data & LISTENER == 0);
+        self.deadlines.clear(KEY_ACCEPT);
+        let now = self.turn.now;
+        self.state = State::Draining { firm: now + until.saturating_duration_since(now) / 2 };
+        self.deadlines.set(KEY_STOP, until);
+        self.sweep();
+    }
+
+    /// Ends the connections that have been silent since the last sweep.
+    fn sweep(&mut self) {
+        let State::Draining { firm } = self.state else { return };
+        let firm = self.turn.now >= firm;
+        let everyone: Vec<Token> = self.members.tokens().collect();
+        for token in everyone {
+            let Some(member) = self.members.get_mut(token) else { continue };
+            let connection = &mut member.connection;
+            let was_active = std::mem::take(&mut connection.active);
+            if connection.phase == Phase::Open && nothing_is_due(connection, was_active && !firm) {
+                self.with(token, |turn, member| {
+                    turn.finish(member);
+                    turn.drive::<D>(member)
+                });
+            }
+        }
+        if self.members.is_empty() {
+            self.state = State::Stopped;
+        } else {
+            let soon = self.turn.now + Duration::from_millis(DRAIN_QUIET_MS);
+            self.deadlines.set(KEY_SWEEP, soon);
+        }
+    }
+
+    /// Ends everything now.
+    fn stop(&mut self) {
+        let everyone: Vec<Token> = self.members.tokens().collect();
+        for token in everyone {
+            self.close(token, End::Stopped);
+        }
+        self.state = State::Stopped;
+    }
+}
+
+/// Whether everything that the client may expect has been sent.
+fn nothing_is_due(connection: &Connection, may_send_more: bool) -> bool {
+    if connection.producing {
+        // Endless by nature: what it has written goes out, more is not due.
+        return true;
+    }
+    !may_send_more && !connection.timed && connection.output.is_none() && connection.unread_in_kernel() == 0
+}
