@@ -232,7 +232,8 @@ mod tests {
 
     #[test]
     fn an_unknown_host_is_about_the_world_not_the_text() {
-        let why = Address::parse("no-such-host.invalid:7").expect_err("resolved");
+        // A label has at most 63 letters, so that the resolver knows the answer without asking anyone.
+        let why = Address::parse(&format!("{}:7", "x".repeat(64))).expect_err("resolved");
         assert!(matches!(why, AddressError::Unresolved(..)), "{why}");
     }
 }

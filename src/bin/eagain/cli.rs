@@ -99,7 +99,7 @@ pub(crate) struct Connect {
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
-    description = "Serve, measure, prove: a TCP server on raw Linux epoll, level- and edge-triggered.",
+    description = "Serve, measure, prove: a server on raw Linux epoll.",
     example = "eagain serve\neagain connect 127.0.0.1:7007",
     help_triggers("-h", "--help", "help")
 )]
@@ -144,7 +144,7 @@ struct ServeArgs {
     /// send text as fast as it is read (RFC 864)
     #[argh(option, arg_name = "ADDRESS")]
     chargen: Vec<String>,
-    /// send back whole messages: 4-byte big-endian length, payload
+    /// send back messages: 4-byte length, payload
     #[argh(option, arg_name = "ADDRESS")]
     frames: Vec<String>,
     /// print what arrives
@@ -162,10 +162,10 @@ struct ServeArgs {
     /// threads, each with its own epoll [one per processor]
     #[argh(option, arg_name = "N", from_str_fn(workers))]
     workers: Option<u64>,
-    /// connections that wait to be accepted [as the kernel allows]
+    /// connections waiting to be accepted [kernel's limit]
     #[argh(option, arg_name = "N", from_str_fn(backlog))]
     backlog: Option<i32>,
-    /// longest payload of --frames; K, M and G are understood [1M]
+    /// longest payload of a frame; K, M, G allowed [1M]
     #[argh(option, arg_name = "BYTES", from_str_fn(max_frame))]
     max_frame: Option<u64>,
     /// narrate the loop on stderr
@@ -180,12 +180,13 @@ struct ServeArgs {
 #[argh(
     subcommand,
     name = "connect",
-    description = "Send what is typed or piped in, and show what comes back. ^D ends the input.",
+    description = "Send what is typed or piped in, show what comes back.",
     example = "eagain connect 127.0.0.1:7007
 printf 'one\\ntwo\\n' | eagain connect --frames localhost:7004
 eagain connect --hex unix:/run/echo.sock < message.bin
 eagain connect --no-echo '[::1]:9' < /var/log/syslog",
     note = "ADDRESS is HOST:PORT, [V6]:PORT, PORT (on 127.0.0.1), unix:PATH or unix:@NAME.
+^D, or the end of a pipe or file, ends the input, and then the connection.
 Exit code 0: all came back; 1: the server refused, reset or went before that.",
     help_triggers("-h", "--help", "help")
 )]
@@ -193,7 +194,7 @@ struct ConnectArgs {
     /// where the server is
     #[argh(positional, arg_name = "ADDRESS")]
     address: String,
-    /// send each line as a frame, show each frame as a line
+    /// send lines as frames, show frames as lines
     #[argh(switch)]
     frames: bool,
     /// show what arrives as a hex dump
@@ -202,7 +203,7 @@ struct ConnectArgs {
     /// do not expect the input back (discard, log)
     #[argh(switch)]
     no_echo: bool,
-    /// longest line or frame of --frames; K, M and G are understood [16M]
+    /// longest payload of a frame; K, M, G allowed [16M]
     #[argh(option, arg_name = "BYTES", from_str_fn(max_frame))]
     max_frame: Option<u64>,
     /// give an address up after this long [10]
@@ -288,6 +289,9 @@ impl ConnectArgs {
         if matches!(&address, Address::Tcp(all) if all[0].port() == 0) {
             let why = format!("ADDRESS '{}': nobody can listen on port 0", self.address);
             return Err(Stop::Usage(why));
+        }
+        if self.max_frame.is_some() && !self.frames {
+            return Err(Stop::Usage("--max-frame needs --frames".to_owned()));
         }
         Ok(Connect {
             address,

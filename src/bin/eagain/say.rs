@@ -12,10 +12,25 @@ pub(crate) fn out(text: &str) {
         .and_then(|()| stdout.flush());
 }
 
+/// Tells what goes well, where someone is watching.
+pub(crate) fn note(what: impl Display) {
+    error(what);
+}
+
 /// Writes `eagain: why` to stderr: one line and one `write(2)`, so that lines of several processes do not mix.
 pub(crate) fn error(why: impl Display) {
     let line = format!("eagain: {}\n", one_line(&why.to_string()));
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// What an error of the system says, to stand after a colon: "Permission denied (os error 13)" → "permission denied".
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map_or(String::new(), |c| c.to_lowercase().chain(letters).collect())
 }
 
 /// `text` with its control characters escaped: a message may quote what a user, a file or a peer wrote,
@@ -34,10 +49,17 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::one_line;
+    use super::*;
 
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(one_line("a\nb\x1b[2Jc\u{85}ü"), "a\\nb\\u{1b}[2Jc\\u{85}ü");
+    }
+
+    #[test]
+    fn a_reason_has_no_number_and_no_capital() {
+        let e = std::io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(reason(&e), "permission denied");
+        assert_eq!(reason(&std::io::ErrorKind::TimedOut.into()), "timed out");
     }
 }
