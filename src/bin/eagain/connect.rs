@@ -23,6 +23,7 @@ use socket2::Socket;
 
 use crate::cli;
 use crate::say;
+use dial::Dialled;
 use incoming::{FrameTooLong, Incoming};
 use outgoing::{LineTooLong, Outgoing};
 
@@ -94,8 +95,9 @@ impl Session {
         let stdout = own(io::stdout().as_fd()).map_err(|e| broken("cannot use stdout", e))?;
         let epoll = Epoll::new().map_err(epoll_failure)?;
         let timeout = options.connect_timeout;
-        let socket = dial::dial(&epoll, &options.address, &options.address_text, timeout)
-            .map_err(Failure::Said)?;
+        let Dialled { socket, lost } =
+            dial::dial(&epoll, &options.address, &options.address_text, timeout)
+                .map_err(Failure::Said)?;
         if stdin.is_terminal() && io::stderr().is_terminal() {
             let peer = &options.address_text;
             say::note(format_args!(
@@ -103,7 +105,7 @@ impl Session {
             ));
         }
         let max_frame = options.frames.then_some(options.max_frame);
-        Ok(Session {
+        let mut session = Session {
             epoll,
             socket,
             socket_watch: Watch::new(SOCKET),
@@ -120,7 +122,11 @@ impl Session {
             chunk: vec![0; CHUNK_BYTES],
             no_echo: options.no_echo,
             framed: options.frames,
-        })
+        };
+        if let Some(e) = lost {
+            session.lose(e)?;
+        }
+        Ok(session)
     }
 
     fn talk(mut self) -> Result<(), Failure> {
@@ -221,7 +227,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sending has failed, but what came before that is still in the socket and is shown. It is no more than
+    /// Sending has failed, or connecting too late to matter, but what came before that is still in the socket and is shown. It is no more than
     /// the kernel's receive buffer.
     fn lose(&mut self, error: io::Error) -> Result<(), Failure> {
         while self.end.is_none() {

@@ -10,29 +10,37 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::address::Address;
 use crate::say::reason;
 
+/// A connection that was established.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub(super) socket: Socket,
+    /// Set if it was reset before we could look; bytes that came before that are still in the socket.
+    pub(super) lost: Option<io::Error>,
+}
+
 /// Tries the addresses in order; `timeout` is for each. `name` is how the user wrote them.
 pub(super) fn dial(
     epoll: &Epoll,
     address: &Address,
     name: &str,
     timeout: Duration,
-) -> Result<Socket, String> {
+) -> Result<Dialled, String> {
     let mut failures = Vec::new();
     match address {
         Address::Tcp(addresses) => {
             for address in addresses {
                 match dial_tcp(epoll, *address, timeout) {
-                    Ok(socket) => return Ok(socket),
+                    Ok(dialled) => return Ok(dialled),
                     Err(e) => failures.push((address.to_string(), why_not(&e, timeout))),
                 }
             }
         }
         Address::Unix(path) => match SockAddr::unix(path).and_then(|a| dial_unix(&a, timeout)) {
-            Ok(socket) => return Ok(socket),
+            Ok(dialled) => return Ok(dialled),
             Err(e) => failures.push((name.to_owned(), why_not(&e, timeout))),
         },
         Address::Abstract(bytes) => match dial_abstract(bytes, timeout) {
-            Ok(socket) => return Ok(socket),
+            Ok(dialled) => return Ok(dialled),
             Err(e) => failures.push((name.to_owned(), why_not(&e, timeout))),
         },
     }
@@ -53,16 +61,16 @@ fn one_line(name: &str, failures: &[(String, String)]) -> String {
     }
 }
 
-fn dial_tcp(epoll: &Epoll, address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
+fn dial_tcp(epoll: &Epoll, address: SocketAddr, timeout: Duration) -> io::Result<Dialled> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    match socket.connect(&address.into()) {
-        Ok(()) => {}
+    let lost = match socket.connect(&address.into()) {
+        Ok(()) => None,
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
-            await_connected(epoll, &socket, timeout)?;
+            await_connected(epoll, &socket, timeout)?
         }
         Err(e) => return Err(e),
-    }
+    };
     // Nobody listens, but the kernel chose the very port as ours: TCP's simultaneous open with itself,
     // and everything typed would come back.
     if socket.local_addr()?.as_socket() == Some(address) {
@@ -70,10 +78,15 @@ fn dial_tcp(epoll: &Epoll, address: SocketAddr, timeout: Duration) -> io::Result
     }
     // A typed line is small and waits for nothing.
     socket.set_tcp_nodelay(true)?;
-    Ok(socket)
+    Ok(Dialled { socket, lost })
 }
 
-fn await_connected(epoll: &Epoll, socket: &Socket, timeout: Duration) -> io::Result<()> {
+/// Waits until the connection is established or fails; the result is an error that came after it was established.
+fn await_connected(
+    epoll: &Epoll,
+    socket: &Socket,
+    timeout: Duration,
+) -> io::Result<Option<io::Error>> {
     let deadline = Instant::now() + timeout;
     let mut events = Events::with_capacity(1);
     epoll.add(socket, 0, Interest::WRITE, Mode::LEVEL)?;
@@ -92,14 +105,17 @@ fn await_connected(epoll: &Epoll, socket: &Socket, timeout: Duration) -> io::Res
     }
     // RULE(connect-refused-mask): a refusal sets every bit, OUT among them; only SO_ERROR tells.
     match socket.take_error()? {
+        // An RST that answers our SYN is ECONNREFUSED. These two come later: the server has accepted, perhaps said
+        // something, and cut the connection before we were scheduled (kernel: tcp_reset).
+        Some(e) if matches!(e.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => Ok(Some(e)),
         Some(e) => Err(e),
-        None => Ok(()),
+        None => Ok(None),
     }
 }
 
 /// A unix socket is never "in progress": with a full queue the kernel says EAGAIN to a non-blocking
 /// connect and announces nothing later. A blocking one waits, as long as the send timeout allows.
-fn dial_unix(address: &SockAddr, timeout: Duration) -> io::Result<Socket> {
+fn dial_unix(address: &SockAddr, timeout: Duration) -> io::Result<Dialled> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(timeout))?;
     loop {
@@ -113,10 +129,10 @@ fn dial_unix(address: &SockAddr, timeout: Duration) -> io::Result<Socket> {
         }
     }
     socket.set_nonblocking(true)?;
-    Ok(socket)
+    Ok(Dialled { socket, lost: None })
 }
 
-fn dial_abstract(name: &[u8], timeout: Duration) -> io::Result<Socket> {
+fn dial_abstract(name: &[u8], timeout: Duration) -> io::Result<Dialled> {
     use std::os::unix::ffi::OsStrExt;
     // socket2 takes a path with a leading NUL as an abstract name.
     let path = [b"\0", name].concat();
@@ -146,7 +162,7 @@ mod tests {
         listener.local_addr().expect("address")
     }
 
-    fn attempt(addresses: Vec<SocketAddr>) -> Result<Socket, String> {
+    fn attempt(addresses: Vec<SocketAddr>) -> Result<Dialled, String> {
         let epoll = Epoll::new().expect("epoll");
         dial(
             &epoll,
@@ -160,8 +176,11 @@ mod tests {
     fn a_refusal_leads_to_the_next_address() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let open = listener.local_addr().expect("address");
-        let socket = attempt(vec![closed_port(), open]).expect("connected");
-        assert_eq!(socket.peer_addr().expect("peer").as_socket(), Some(open));
+        let dialled = attempt(vec![closed_port(), open]).expect("connected");
+        assert_eq!(
+            dialled.socket.peer_addr().expect("peer").as_socket(),
+            Some(open)
+        );
     }
 
     #[test]
