@@ -21,10 +21,7 @@ fn refusal(code: i32, args: &[impl AsRef<OsStr>]) -> String {
     let line = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{line}");
     assert!(output.stdout.is_empty());
-    assert!(
-        line.starts_with("eagain: ") && line.ends_with('\n'),
-        "{line:?}"
-    );
+    assert!(line.starts_with("eagain: ") && line.ends_with('\n'), "{line:?}");
     assert_eq!(line.lines().count(), 1, "{line:?}");
     line
 }
@@ -47,22 +44,11 @@ fn no_argument_prints_the_help() {
 fn every_command_has_a_help_with_an_example() {
     for command in ["serve", "connect"] {
         let help = answer(&[command, "--help"]);
-        assert!(
-            help.contains(&format!("Usage: eagain {command} ")),
-            "{help}"
-        );
+        assert!(help.contains(&format!("Usage: eagain {command} ")), "{help}");
         let examples = help.split("Examples:\n").nth(1).expect("examples");
         assert!(examples.contains(&format!("  eagain {command} ")), "{help}");
-        assert!(
-            help.lines().all(|line| line.chars().count() <= 80),
-            "{help}"
-        );
-        for way in [
-            &[command, "-h"][..],
-            &[command, "help"],
-            &["help", command],
-            &["-h", command],
-        ] {
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+        for way in [&[command, "-h"][..], &[command, "help"], &["help", command], &["-h", command]] {
             assert_eq!(answer(way), help, "{way:?}");
         }
         let behind_options = match command {
@@ -82,12 +68,7 @@ fn version_is_that_of_the_package() {
 
 #[test]
 fn a_value_may_follow_an_equals_sign_or_be_a_word() {
-    for (name, value) in [
-        ("--workers", "0"),
-        ("--echo", "x=y"),
-        ("--delay-ms", "-1"),
-        ("--log", ""),
-    ] {
+    for (name, value) in [("--workers", "0"), ("--echo", "x=y"), ("--delay-ms", "-1"), ("--log", "")] {
         let words = refusal(2, &["serve", name, value]);
         let joined = refusal(2, &["serve", &format!("{name}={value}")]);
         assert_eq!(words, joined);
@@ -113,10 +94,7 @@ fn a_switch_takes_no_value() {
 fn a_forgotten_value_is_not_taken_from_the_next_option() {
     for args in [&["serve", "--echo"][..], &["serve", "--echo", "--trace"]] {
         let line = refusal(2, args);
-        assert!(
-            line.contains("--echo needs a value: --echo ADDRESS"),
-            "{line}"
-        );
+        assert!(line.contains("--echo needs a value: --echo ADDRESS"), "{line}");
     }
 }
 
@@ -141,9 +119,7 @@ fn a_surplus_or_missing_argument_is_named() {
     assert!(refusal(2, &["serve", "7007"]).contains("unexpected argument '7007'"));
     assert!(refusal(2, &["connect", "7", "8"]).contains("unexpected argument '8'"));
     assert!(refusal(2, &["connect"]).contains("ADDRESS"));
-    assert!(
-        refusal(2, &["serve", "--workers=1", "--workers=2"]).contains("--workers is given twice")
-    );
+    assert!(refusal(2, &["serve", "--workers=1", "--workers=2"]).contains("--workers is given twice"));
     assert!(refusal(2, &["connect", "7", "--max-frame=9"]).contains("needs --frames"));
 }
 
@@ -171,10 +147,7 @@ fn a_value_out_of_range_is_named_with_the_range() {
     ];
     for (name, value, range) in whole {
         let line = refusal(2, &["serve", name, value]);
-        assert!(
-            line.contains(&format!("{name} '{value}': ")) && line.contains(range),
-            "{line}"
-        );
+        assert!(line.contains(&format!("{name} '{value}': ")) && line.contains(range), "{line}");
     }
     let line = refusal(2, &["connect", "7", "--connect-timeout=0"]);
     assert!(line.contains("0.001 to 86400"), "{line}");
@@ -189,11 +162,7 @@ fn the_ends_of_every_range_are_allowed() {
     ];
     for set in sets {
         // The wrong address keeps the server from starting and is found last.
-        let args: Vec<&str> = ["serve"]
-            .into_iter()
-            .chain(set.split(' '))
-            .chain(["--echo=nowhere"])
-            .collect();
+        let args: Vec<&str> = ["serve"].into_iter().chain(set.split(' ')).chain(["--echo=nowhere"]).collect();
         let line = refusal(2, &args);
         assert!(line.contains("--echo 'nowhere': no port"), "{line}");
     }
@@ -212,10 +181,7 @@ fn a_wrong_address_is_told_how_to_be_right() {
     for service in ["echo", "discard", "chargen", "frames", "log", "delay"] {
         for (address, hint) in cases {
             let line = refusal(2, &["serve", &format!("--{service}"), address]);
-            assert!(
-                line.contains(&format!("--{service} '{address}': ")),
-                "{line}"
-            );
+            assert!(line.contains(&format!("--{service} '{address}': ")), "{line}");
             assert!(line.contains(hint), "{line}");
         }
     }
@@ -232,19 +198,13 @@ fn an_unknown_host_is_a_failure_not_a_wrong_command_line() {
     let address = format!("{host}:7");
     for args in [&["serve", "--echo", &address][..], &["connect", &address]] {
         let line = refusal(1, args);
-        assert!(
-            line.contains(&format!("cannot find the host '{host}': ")),
-            "{line}"
-        );
+        assert!(line.contains(&format!("cannot find the host '{host}': ")), "{line}");
     }
 }
 
 #[test]
 fn an_argument_that_is_not_utf8_is_refused() {
-    let line = refusal(
-        2,
-        &[OsStr::new("connect"), OsStr::from_bytes(b"unix:/\xff")],
-    );
+    let line = refusal(2, &[OsStr::new("connect"), OsStr::from_bytes(b"unix:/\xff")]);
     assert!(line.contains("is not UTF-8"), "{line}");
 }
 
@@ -264,22 +224,10 @@ fn a_reader_that_has_gone_changes_nothing() {
         drop(reader);
         writer
     };
-    for (args, code) in [
-        (&["--help"][..], 0),
-        (&["--version"], 0),
-        (&["serve", "--quux"], 2),
-    ] {
+    for (args, code) in [(&["--help"][..], 0), (&["--version"], 0), (&["serve", "--quux"], 2)] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_eagain"));
-        let child = command
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(gone())
-            .stderr(gone());
-        assert_eq!(
-            child.status().expect("the program starts").code(),
-            Some(code),
-            "{args:?}"
-        );
+        let child = command.args(args).stdin(Stdio::null()).stdout(gone()).stderr(gone());
+        assert_eq!(child.status().expect("the program starts").code(), Some(code), "{args:?}");
     }
 }
 

@@ -46,27 +46,14 @@ impl Client {
     }
 
     fn spawn(command: &mut Command) -> Client {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("spawn");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
         let stdout = child.stdout.take().map(collect);
         let stderr = child.stderr.take().map(collect);
-        Client {
-            child,
-            stdin: None,
-            stdout,
-            stderr,
-        }
+        Client { child, stdin: None, stdout, stderr }
     }
 
     fn give(&mut self, input: &[u8]) {
-        self.stdin
-            .as_mut()
-            .expect("a pipe")
-            .write_all(input)
-            .expect("the client reads");
+        self.stdin.as_mut().expect("a pipe").write_all(input).expect("the client reads");
     }
 
     fn end_input(&mut self) {
@@ -82,9 +69,7 @@ impl Client {
         }
         let code = self.child.wait().expect("wait").code();
         let taken = |output: &mut Option<JoinHandle<Vec<u8>>>| {
-            output
-                .take()
-                .map_or(Vec::new(), |thread| thread.join().expect("read"))
+            output.take().map_or(Vec::new(), |thread| thread.join().expect("read"))
         };
         let out = taken(&mut self.stdout);
         let err = String::from_utf8(taken(&mut self.stderr)).expect("UTF-8");
@@ -108,9 +93,7 @@ fn collect(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 }
 
 /// One connection is accepted and given to `play`.
-fn server<T: Send + 'static>(
-    play: impl FnOnce(TcpStream) -> T + Send + 'static,
-) -> (String, JoinHandle<T>) {
+fn server<T: Send + 'static>(play: impl FnOnce(TcpStream) -> T + Send + 'static) -> (String, JoinHandle<T>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address").to_string();
     let thread = thread::spawn(move || {
@@ -134,21 +117,12 @@ fn echo_server() -> String {
 fn all_came_back(client: Client, expected: &[u8]) {
     let outcome = client.outcome();
     assert_eq!((outcome.code, outcome.err.as_str()), (Some(0), ""));
-    assert!(
-        outcome.out == expected,
-        "{} of {} bytes, or others",
-        outcome.out.len(),
-        expected.len()
-    );
+    assert!(outcome.out == expected, "{} of {} bytes, or others", outcome.out.len(), expected.len());
 }
 
 #[track_caller]
 fn failed(client: Client, out: &[u8], line: &str) {
-    let expected = Outcome {
-        code: Some(1),
-        out: out.to_vec(),
-        err: format!("eagain: {line}\n"),
-    };
+    let expected = Outcome { code: Some(1), out: out.to_vec(), err: format!("eagain: {line}\n") };
     assert_eq!(client.outcome(), expected);
 }
 
@@ -206,10 +180,7 @@ fn each_line_comes_back_while_the_input_is_open() {
     let mut client = Client::start(&[&address]);
     for line in [b"one\n", b"two\n"] {
         client.give(line);
-        assert_eq!(
-            &lines.recv_timeout(DEADLINE).expect("the line arrives"),
-            line
-        );
+        assert_eq!(&lines.recv_timeout(DEADLINE).expect("the line arrives"), line);
     }
     client.end_input();
     all_came_back(client, b"one\ntwo\n");
@@ -219,10 +190,7 @@ fn each_line_comes_back_while_the_input_is_open() {
 fn a_regular_file_comes_back_though_epoll_refuses_it() {
     let input = pattern(300_000);
     let file = TempFile::with("regular", &input);
-    all_came_back(
-        Client::with_stdin(file.open().into(), &[&echo_server()]),
-        &input,
-    );
+    all_came_back(Client::with_stdin(file.open().into(), &[&echo_server()]), &input);
 }
 
 #[test]
@@ -245,9 +213,7 @@ fn an_input_that_cannot_be_read_is_a_failure() {
 fn answers_after_the_half_close_are_shown() {
     let (address, _) = server(|mut stream| {
         let mut all = Vec::new();
-        stream
-            .read_to_end(&mut all)
-            .expect("read to the client's FIN");
+        stream.read_to_end(&mut all).expect("read to the client's FIN");
         stream.write_all(&all).expect("answer");
     });
     let mut client = Client::start(&[&address]);
@@ -261,16 +227,9 @@ fn unix_sockets_work_by_path_and_by_abstract_name() {
     let path = TempFile::named("socket");
     let abstract_name = format!("eagain-test-{}", std::process::id());
     use std::os::linux::net::SocketAddrExt;
-    let abstract_address =
-        std::os::unix::net::SocketAddr::from_abstract_name(&abstract_name).expect("address");
-    let by_path = (
-        UnixListener::bind(&path.0).expect("bind"),
-        format!("unix:{}", path.0.display()),
-    );
-    let by_name = (
-        UnixListener::bind_addr(&abstract_address).expect("bind"),
-        format!("unix:@{abstract_name}"),
-    );
+    let abstract_address = std::os::unix::net::SocketAddr::from_abstract_name(&abstract_name).expect("address");
+    let by_path = (UnixListener::bind(&path.0).expect("bind"), format!("unix:{}", path.0.display()));
+    let by_name = (UnixListener::bind_addr(&abstract_address).expect("bind"), format!("unix:@{abstract_name}"));
     for (listener, address) in [by_path, by_name] {
         thread::spawn(move || {
             let (stream, _) = listener.accept().expect("accept");
@@ -304,9 +263,7 @@ fn lines_go_as_frames_and_frames_come_as_lines() {
         while let Ok(count @ 1..) = stream.read(&mut chunk) {
             all.extend_from_slice(&chunk[..count]);
             // Every split of the client's reading is provoked.
-            chunk[..count]
-                .iter()
-                .for_each(|b| stream.write_all(&[*b]).expect("echo"));
+            chunk[..count].iter().for_each(|b| stream.write_all(&[*b]).expect("echo"));
         }
         all
     });
@@ -314,19 +271,13 @@ fn lines_go_as_frames_and_frames_come_as_lines() {
     client.give(b"one\n\nthe last");
     client.end_input();
     all_came_back(client, b"one\n\nthe last\n");
-    assert_eq!(
-        sent.join().expect("server"),
-        b"\0\0\0\x03one\0\0\0\0\0\0\0\x08the last"
-    );
+    assert_eq!(sent.join().expect("server"), b"\0\0\0\x03one\0\0\0\0\0\0\0\x08the last");
 }
 
 #[test]
 fn a_line_of_16_mib_is_a_frame() {
     let mut input = pattern(16 << 20);
-    input
-        .iter_mut()
-        .filter(|b| **b == b'\n')
-        .for_each(|b| *b = b' ');
+    input.iter_mut().filter(|b| **b == b'\n').for_each(|b| *b = b' ');
     let mut client = Client::start(&[&echo_server(), "--frames"]);
     client.give(&input);
     client.end_input();
@@ -338,11 +289,7 @@ fn a_line_of_16_mib_is_a_frame() {
 fn a_line_longer_than_a_frame_may_be_is_refused() {
     let mut client = Client::start(&[&echo_server(), "--frames", "--max-frame=4"]);
     client.give(b"12345\n");
-    failed(
-        client,
-        b"",
-        "a line of the input is longer than --max-frame allows",
-    );
+    failed(client, b"", "a line of the input is longer than --max-frame allows");
 }
 
 #[test]
@@ -363,18 +310,12 @@ fn an_announced_frame_that_is_too_long_is_refused() {
 #[test]
 fn a_frame_that_is_cut_off_is_not_shown() {
     let (address, _) = server(|mut stream| {
-        stream
-            .write_all(b"\0\0\0\x02ok\0\0\0\x05abc")
-            .expect("write");
+        stream.write_all(b"\0\0\0\x02ok\0\0\0\x05abc").expect("write");
         stream.shutdown(Shutdown::Write).expect("half-close");
         stream.read_to_end(&mut Vec::new()).expect("read");
     });
     let client = Client::with_stdin(Stdio::null(), &[&address, "--frames"]);
-    failed(
-        client,
-        b"ok\n",
-        "the server closed the connection inside a frame",
-    );
+    failed(client, b"ok\n", "the server closed the connection inside a frame");
 }
 
 #[test]
@@ -428,18 +369,10 @@ fn a_connect_without_an_answer_ends_at_its_timeout() {
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("address");
     listener.bind(&any.into()).expect("bind");
     listener.listen(0).expect("listen");
-    let address = listener
-        .local_addr()
-        .expect("address")
-        .as_socket()
-        .expect("TCP");
+    let address = listener.local_addr().expect("address").as_socket().expect("TCP");
     let _waiting = TcpStream::connect(address).expect("the first one");
     let client = Client::start(&["--connect-timeout=0.2", &address.to_string()]);
-    failed(
-        client,
-        b"",
-        &format!("cannot connect to {address}: no answer within 200ms"),
-    );
+    failed(client, b"", &format!("cannot connect to {address}: no answer within 200ms"));
 }
 
 #[test]
@@ -458,37 +391,23 @@ fn a_unix_connect_to_a_full_queue_ends_at_its_timeout() {
     .collect();
     let name = format!("unix:{}", path.0.display());
     let client = Client::start(&["--connect-timeout", "0.2", &name]);
-    failed(
-        client,
-        b"",
-        &format!("cannot connect to {name}: no answer within 200ms"),
-    );
+    failed(client, b"", &format!("cannot connect to {name}: no answer within 200ms"));
 }
 
 #[test]
 fn a_server_that_goes_is_told_though_nobody_types() {
     let (address, _) = server(|mut stream| stream.write_all(b"bye\n").expect("write"));
     // Its stdin stays open and silent.
-    failed(
-        Client::start(&[&address]),
-        b"bye\n",
-        "the server closed the connection",
-    );
+    failed(Client::start(&[&address]), b"bye\n", "the server closed the connection");
 }
 
 #[test]
 fn a_reset_is_told_after_what_came_before_it() {
     let (address, _) = server(|mut stream| {
         stream.write_all(b"last words\n").expect("write");
-        SockRef::from(&stream)
-            .set_linger(Some(Duration::ZERO))
-            .expect("linger");
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
     });
-    failed(
-        Client::start(&[&address]),
-        b"last words\n",
-        "the server reset the connection",
-    );
+    failed(Client::start(&[&address]), b"last words\n", "the server reset the connection");
 }
 
 #[test]
@@ -511,9 +430,7 @@ fn all_that_came_before_a_failing_send_is_shown() {
     let (mut stream, _) = listener.accept().expect("accept");
     client.give(b"x");
     stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
-    SockRef::from(&stream)
-        .peek(&mut [std::mem::MaybeUninit::uninit()])
-        .expect("x has come");
+    SockRef::from(&stream).peek(&mut [std::mem::MaybeUninit::uninit()]).expect("x has come");
     // Stopped, the client finds it all at once: the input, more bytes than one read takes, and the reset,
     // which the kernel makes of a close with unread bytes.
     let pid = nix::unistd::Pid::from_raw(client.child.id() as i32);
@@ -525,11 +442,7 @@ fn all_that_came_before_a_failing_send_is_shown() {
     drop(stream);
     client.give(b"y");
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("continue");
-    failed(
-        client,
-        &vec![b'.'; count],
-        "the server reset the connection",
-    );
+    failed(client, &vec![b'.'; count], "the server reset the connection");
 }
 
 #[test]
@@ -542,11 +455,7 @@ fn bytes_that_do_not_come_back_are_a_failure() {
     let mut client = Client::start(&[&address]);
     client.give(b"12345678901234567890");
     client.end_input();
-    failed(
-        client,
-        b"1234567890",
-        "the server closed after 10 of 20 bytes had come back",
-    );
+    failed(client, b"1234567890", "the server closed after 10 of 20 bytes had come back");
 }
 
 #[test]
@@ -559,11 +468,7 @@ fn frames_that_do_not_come_back_are_a_failure() {
     let mut client = Client::start(&[&address, "--frames"]);
     client.give(b"ab\nlong line\n");
     client.end_input();
-    failed(
-        client,
-        b"ab\n",
-        "the server closed after 1 of 2 frames had come back",
-    );
+    failed(client, b"ab\n", "the server closed after 1 of 2 frames had come back");
 }
 
 #[test]
@@ -585,21 +490,13 @@ fn neither_stdin_nor_stdout_is_made_non_blocking() {
     let (mut shown, output) = io::pipe().expect("pipe");
     let mut command = Command::new(env!("CARGO_BIN_EXE_eagain"));
     command.args(["connect", &echo_server()]);
-    command
-        .stdin(reader.try_clone().expect("dup"))
-        .stdout(output.try_clone().expect("dup"));
+    command.stdin(reader.try_clone().expect("dup")).stdout(output.try_clone().expect("dup"));
     let mut child = command.spawn().expect("spawn");
     drop(command);
     (&writer).write_all(b"x").expect("write");
     shown.read_exact(&mut [0]).expect("it came back");
-    assert!(
-        !SockRef::from(&reader).nonblocking().expect("flags"),
-        "stdin"
-    );
-    assert!(
-        !SockRef::from(&output).nonblocking().expect("flags"),
-        "stdout"
-    );
+    assert!(!SockRef::from(&reader).nonblocking().expect("flags"), "stdin");
+    assert!(!SockRef::from(&output).nonblocking().expect("flags"), "stdout");
     drop(writer);
     assert!(child.wait().expect("wait").success());
 }
@@ -611,21 +508,13 @@ fn a_stdout_that_somebody_made_non_blocking_loses_nothing() {
     let (mut shown, output) = io::pipe().expect("pipe");
     SockRef::from(&output).set_nonblocking(true).expect("flags");
     let mut command = Command::new(env!("CARGO_BIN_EXE_eagain"));
-    command
-        .args(["connect", &echo_server()])
-        .stdin(file.open())
-        .stdout(output);
+    command.args(["connect", &echo_server()]).stdin(file.open()).stdout(output);
     let mut child = command.spawn().expect("spawn");
     drop(command);
     let mut all = Vec::new();
     shown.read_to_end(&mut all).expect("read");
     assert!(child.wait().expect("wait").success());
-    assert!(
-        all == input,
-        "{} of {} bytes, or others",
-        all.len(),
-        input.len()
-    );
+    assert!(all == input, "{} of {} bytes, or others", all.len(), input.len());
 }
 
 #[test]
@@ -633,37 +522,19 @@ fn a_reader_of_stdout_that_has_gone_ends_the_client_quietly() {
     let (gone, output) = io::pipe().expect("pipe");
     drop(gone);
     let mut command = Command::new(env!("CARGO_BIN_EXE_eagain"));
-    command
-        .args(["connect", &echo_server()])
-        .stdin(TempFile::with("gone", b"hello").open());
-    let output = command
-        .stdout(output)
-        .stderr(Stdio::piped())
-        .output()
-        .expect("spawn");
-    assert_eq!(
-        (output.status.code(), output.stderr.as_slice()),
-        (Some(1), &b""[..])
-    );
+    command.args(["connect", &echo_server()]).stdin(TempFile::with("gone", b"hello").open());
+    let output = command.stdout(output).stderr(Stdio::piped()).output().expect("spawn");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), &b""[..]));
 }
 
 #[test]
 fn a_full_disk_is_told() {
     let full = File::options().write(true).open("/dev/full").expect("open");
     let mut command = Command::new(env!("CARGO_BIN_EXE_eagain"));
-    command
-        .args(["connect", &echo_server()])
-        .stdin(TempFile::with("full-disk", b"hello").open());
-    let output = command
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .output()
-        .expect("spawn");
+    command.args(["connect", &echo_server()]).stdin(TempFile::with("full-disk", b"hello").open());
+    let output = command.stdout(full).stderr(Stdio::piped()).output().expect("spawn");
     let line = "eagain: cannot write the output: no space left on device\n";
-    assert_eq!(
-        (output.status.code(), output.stderr.as_slice()),
-        (Some(1), line.as_bytes())
-    );
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), line.as_bytes()));
 }
 
 /// Writes until `pipe` stays full: its reader has stopped reading. Returns how many bytes went in.
@@ -691,14 +562,8 @@ fn is_asleep(pid: u32) -> bool {
 
 fn peak_memory_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status
-        .lines()
-        .find(|l| l.starts_with("VmHWM:"))
-        .expect("VmHWM");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .expect("KiB")
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("VmHWM");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("KiB")
 }
 
 #[test]
@@ -719,10 +584,7 @@ fn a_server_that_does_not_read_stops_the_input_and_costs_nothing() {
         !is_asleep(pid)
     });
     let awake = awake.count();
-    assert!(
-        awake <= 10,
-        "a client with nothing to do was seen awake {awake} times of 100"
-    );
+    assert!(awake <= 10, "a client with nothing to do was seen awake {awake} times of 100");
     assert!(peak_memory_kib(pid) < 16 << 10);
     go.send(()).expect("the server waits");
     let outcome = client.outcome();
@@ -759,15 +621,8 @@ fn on_a_terminal_a_line_comes_back_and_control_d_ends_it() {
     let outcome = client.outcome();
     let screen = String::from_utf8(outcome.out).expect("UTF-8");
     assert_eq!(outcome.code, Some(0), "{screen}");
-    assert!(
-        screen.contains(&format!("connected to {address}; ^D ends the input")),
-        "{screen}"
-    );
-    assert_eq!(
-        screen.matches("hello\r\n").count(),
-        2,
-        "typed and come back: {screen}"
-    );
+    assert!(screen.contains(&format!("connected to {address}; ^D ends the input")), "{screen}");
+    assert_eq!(screen.matches("hello\r\n").count(), 2, "typed and come back: {screen}");
 }
 
 #[test]
@@ -776,8 +631,5 @@ fn on_a_terminal_a_server_that_goes_is_told_at_once() {
     let outcome = on_a_terminal(&address).outcome();
     let screen = String::from_utf8(outcome.out).expect("UTF-8");
     assert_eq!(outcome.code, Some(1), "{screen}");
-    assert!(
-        screen.contains("eagain: the server closed the connection\r\n"),
-        "{screen}"
-    );
+    assert!(screen.contains("eagain: the server closed the connection\r\n"), "{screen}");
 }

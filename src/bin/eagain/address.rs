@@ -82,9 +82,7 @@ fn parse_tcp(text: &str) -> Result<Address, AddressError> {
     }
     match text.rsplit_once(':') {
         None => Err(AddressError::NoPort(text.to_owned())),
-        Some((host, port)) if host.contains(':') => {
-            Err(AddressError::NoBrackets(format!("[{host}]:{port}")))
-        }
+        Some((host, port)) if host.contains(':') => Err(AddressError::NoBrackets(format!("[{host}]:{port}"))),
         Some(("", port)) => Err(AddressError::NoHost(port.to_owned())),
         Some((host, digits)) => resolve(host, port(digits)?),
     }
@@ -127,9 +125,7 @@ fn port(digits: &str) -> Result<u16, AddressError> {
 
 fn resolve(host: &str, port: u16) -> Result<Address, AddressError> {
     let unresolved = |why: String| AddressError::Unresolved(host.to_owned(), why);
-    let found = (host, port)
-        .to_socket_addrs()
-        .map_err(|e| unresolved(e.to_string()))?;
+    let found = (host, port).to_socket_addrs().map_err(|e| unresolved(e.to_string()))?;
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for address in found {
         if !addresses.contains(&address) {
@@ -174,14 +170,7 @@ mod tests {
 
     #[test]
     fn every_form_is_shown_as_it_is_written() {
-        for text in [
-            "127.0.0.1:7",
-            "[::1]:7",
-            "0.0.0.0:0",
-            "[::]:65535",
-            "unix:/run/e.sock",
-            "unix:@e",
-        ] {
+        for text in ["127.0.0.1:7", "[::1]:7", "0.0.0.0:0", "[::]:65535", "unix:/run/e.sock", "unix:@e"] {
             assert_eq!(shown(text), text);
         }
         assert_eq!(shown("7"), "127.0.0.1:7");
@@ -194,11 +183,7 @@ mod tests {
         let Ok(Address::Tcp(addresses)) = Address::parse("localhost:7") else {
             panic!("localhost has no address");
         };
-        assert!(
-            addresses
-                .iter()
-                .all(|a| a.ip().is_loopback() && a.port() == 7)
-        );
+        assert!(addresses.iter().all(|a| a.ip().is_loopback() && a.port() == 7));
         assert!((1..=2).contains(&addresses.len()), "{addresses:?}");
     }
 

@@ -220,13 +220,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Sto
     }
     let plan = normalise(&top, &words)?;
     let plain: Vec<&str> = plan.words.iter().map(String::as_str).collect();
-    let parsed = Top::from_args(&["eagain"], &plain)
-        .map_err(|exit| usage(plan.command, fold(&exit.output, &plain)))?;
+    let parsed = Top::from_args(&["eagain"], &plain).map_err(|exit| usage(plan.command, fold(&exit.output, &plain)))?;
     if parsed.version {
-        return Err(Stop::Answered(format!(
-            "eagain {}\n",
-            env!("CARGO_PKG_VERSION")
-        )));
+        return Err(Stop::Answered(format!("eagain {}\n", env!("CARGO_PKG_VERSION"))));
     }
     match parsed.command {
         Some(SubCommand::Serve(args)) => args.check().map(Command::Serve),
@@ -236,18 +232,14 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Sto
 }
 
 fn utf8(arg: OsString) -> Result<String, Stop> {
-    arg.into_string().map_err(|arg| {
-        usage(
-            None,
-            format!("the argument '{}' is not UTF-8", arg.to_string_lossy()),
-        )
-    })
+    arg.into_string().map_err(|arg| usage(None, format!("the argument '{}' is not UTF-8", arg.to_string_lossy())))
 }
 
 /// A line for a wrong command line, with the way to the right one.
 fn usage(command: Option<&CommandInfoWithArgs>, why: String) -> Stop {
     let (space, name) = command.map_or(("", ""), |c| (" ", c.name));
-    Stop::Usage(format!("{why}; see 'eagain{space}{name} --help'"))
+    let mark = if why.ends_with('?') { "" } else { ";" };
+    Stop::Usage(format!("{why}{mark} see 'eagain{space}{name} --help'"))
 }
 
 impl ServeArgs {
@@ -343,9 +335,9 @@ fn max_frame(text: &str) -> Result<u64, String> {
         _ => (text, 1),
     };
     let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
-    bytes.filter(|n| (1..=GIB).contains(n)).ok_or_else(|| {
-        "expected bytes from 1 to 1G, as in 200000, 64K or 1M (powers of 1024)".to_owned()
-    })
+    bytes
+        .filter(|n| (1..=GIB).contains(n))
+        .ok_or_else(|| "expected bytes from 1 to 1G, as in 200000, 64K or 1M (powers of 1024)".to_owned())
 }
 
 fn drain_timeout(text: &str) -> Result<Duration, String> {
@@ -360,9 +352,7 @@ fn seconds(text: &str, low: f64) -> Result<Duration, String> {
     // NaN is in no range; "inf" and "1e9" are above this one.
     match text.parse::<f64>() {
         Ok(s) if (low..=DAY_S).contains(&s) => Ok(Duration::from_secs_f64(s)),
-        _ => Err(format!(
-            "expected seconds from {low} to {DAY_S}, as in 5 or 0.5"
-        )),
+        _ => Err(format!("expected seconds from {low} to {DAY_S}, as in 5 or 0.5")),
     }
 }
 
@@ -375,10 +365,7 @@ struct Plan<'a> {
 /// Splits `--name=value`, and answers or refuses what argh would answer in several lines or not at all.
 /// Words after `--` and words that are an option's value are left as they are.
 fn normalise<'a>(top: &'a CommandInfoWithArgs, words: &[String]) -> Result<Plan<'a>, Stop> {
-    let mut plan = Plan {
-        command: None,
-        words: Vec::with_capacity(words.len() + 1),
-    };
+    let mut plan = Plan { command: None, words: Vec::with_capacity(words.len() + 1) };
     let mut words = words.iter().map(String::as_str);
     while let Some(word) = words.next() {
         match word {
@@ -420,15 +407,9 @@ fn option<'w>(
     let wrong = |why: String| Err(usage(plan.command, why));
     let Some(flag) = command.flags.iter().find(|f| is_named(f, name)) else {
         let names = command.flags.iter().map(|f| f.long);
-        return wrong(format!(
-            "unknown option {name}{}",
-            did_you_mean(name, names)
-        ));
+        return wrong(format!("unknown option {name}{}", did_you_mean(name, names)));
     };
-    match (
-        &flag.kind,
-        inline.or_else(|| value_after(flag, command, rest)),
-    ) {
+    match (&flag.kind, inline.or_else(|| value_after(flag, command, rest))) {
         (FlagInfoKind::Switch, None) => plan.words.push(name.to_owned()),
         (FlagInfoKind::Switch, Some(_)) => return wrong(format!("{name} takes no value")),
         (FlagInfoKind::Option { .. }, Some(value)) => {
@@ -458,16 +439,10 @@ fn value_after<'w>(
 }
 
 fn is_named(flag: &FlagInfo<'_>, word: &str) -> bool {
-    flag.long == word
-        || flag
-            .short
-            .is_some_and(|c| word.strip_prefix('-').is_some_and(|w| w.chars().eq([c])))
+    flag.long == word || flag.short.is_some_and(|c| word.strip_prefix('-').is_some_and(|w| w.chars().eq([c])))
 }
 
-fn find_command<'a>(
-    top: &'a CommandInfoWithArgs,
-    name: &str,
-) -> Result<&'a CommandInfoWithArgs, Stop> {
+fn find_command<'a>(top: &'a CommandInfoWithArgs, name: &str) -> Result<&'a CommandInfoWithArgs, Stop> {
     let names = || top.commands.iter().map(|c| c.name);
     match top.commands.iter().find(|c| c.name == name) {
         Some(found) => Ok(&found.command),
@@ -526,47 +501,23 @@ fn fold(message: &str, words: &[&str]) -> String {
             .split_whitespace()
             .collect::<Vec<_>>()
             .join(" ")
-            .replace(
-                "Required positional arguments not provided:",
-                "nothing given for",
-            ),
+            .replace("Required positional arguments not provided:", "nothing given for"),
     }
 }
 
 /// The help of one command, or of the program.
 fn help(top: &CommandInfoWithArgs, command: Option<&CommandInfoWithArgs>) -> String {
     let (name, info) = command.map_or((String::new(), top), |c| (format!(" {}", c.name), c));
-    let arguments: String = info
-        .positionals
-        .iter()
-        .map(|p| format!(" {}", p.name))
-        .collect();
-    let command_word = if info.commands.is_empty() {
-        ""
-    } else {
-        " COMMAND"
-    };
-    let mut text = format!(
-        "{}\n\nUsage: eagain{name}{command_word} [OPTIONS]{arguments}\n",
-        info.description
-    );
-    let commands: Vec<_> = info
-        .commands
-        .iter()
-        .map(|c| (c.name.to_owned(), c.command.description))
-        .collect();
+    let arguments: String = info.positionals.iter().map(|p| format!(" {}", p.name)).collect();
+    let command_word = if info.commands.is_empty() { "" } else { " COMMAND" };
+    let mut text = format!("{}\n\nUsage: eagain{name}{command_word} [OPTIONS]{arguments}\n", info.description);
+    let commands: Vec<_> = info.commands.iter().map(|c| (c.name.to_owned(), c.command.description)).collect();
     section(&mut text, "Commands", &commands);
     // argh lists --help first; readers look for it last.
     let (help, own): (Vec<_>, Vec<_>) = info.flags.iter().partition(|f| f.long == "--help");
     let flags: Vec<_> = own.iter().map(|f| (flag_names(f), f.description)).collect();
-    let help = help
-        .iter()
-        .map(|f| ("-h, --help".to_owned(), f.description));
-    section(
-        &mut text,
-        "Options",
-        &flags.into_iter().chain(help).collect::<Vec<_>>(),
-    );
+    let help = help.iter().map(|f| ("-h, --help".to_owned(), f.description));
+    section(&mut text, "Options", &flags.into_iter().chain(help).collect::<Vec<_>>());
     for (title, blocks) in [("Notes", info.notes), ("Examples", info.examples)] {
         if !blocks.is_empty() {
             text += &format!("\n{title}:\n");

@@ -89,20 +89,16 @@ struct Session {
 
 impl Session {
     fn open(options: &cli::Connect) -> Result<Session, Failure> {
-        let broken =
-            |what: &str, e: io::Error| Failure::Said(format!("{what}: {}", say::reason(&e)));
+        let broken = |what: &str, e: io::Error| Failure::Said(format!("{what}: {}", say::reason(&e)));
         let stdin = own(io::stdin().as_fd()).map_err(|e| broken("cannot use stdin", e))?;
         let stdout = own(io::stdout().as_fd()).map_err(|e| broken("cannot use stdout", e))?;
         let epoll = Epoll::new().map_err(epoll_failure)?;
         let timeout = options.connect_timeout;
         let Dialled { socket, lost } =
-            dial::dial(&epoll, &options.address, &options.address_text, timeout)
-                .map_err(Failure::Said)?;
+            dial::dial(&epoll, &options.address, &options.address_text, timeout).map_err(Failure::Said)?;
         if stdin.is_terminal() && io::stderr().is_terminal() {
             let peer = &options.address_text;
-            say::note(format_args!(
-                "connected to {peer}; ^D ends the input, ^C the program"
-            ));
+            say::note(format_args!("connected to {peer}; ^D ends the input, ^C the program"));
         }
         let max_frame = options.frames.then_some(options.max_frame);
         let mut session = Session {
@@ -133,14 +129,8 @@ impl Session {
         let mut events = Events::with_capacity(3);
         while self.end.is_none() || !self.unshown.is_empty() {
             self.watch().map_err(epoll_failure)?;
-            let timeout = if self.input_is_always_ready() {
-                Timeout::Now
-            } else {
-                Timeout::Never
-            };
-            self.epoll
-                .wait(&mut events, timeout)
-                .map_err(epoll_failure)?;
+            let timeout = if self.input_is_always_ready() { Timeout::Now } else { Timeout::Never };
+            self.epoll.wait(&mut events, timeout).map_err(epoll_failure)?;
             if self.input_is_always_ready() {
                 self.read_input()?;
             }
@@ -169,12 +159,9 @@ impl Session {
         };
         let stdin = self.wants_input().then_some(Interest::READ);
         let stdout = (!self.unshown.is_empty()).then_some(Interest::WRITE);
-        self.socket_watch
-            .set(&self.epoll, self.socket.as_fd(), socket)?;
-        self.stdin_watch
-            .set(&self.epoll, self.stdin.as_fd(), stdin)?;
-        self.stdout_watch
-            .set(&self.epoll, self.stdout.as_fd(), stdout)
+        self.socket_watch.set(&self.epoll, self.socket.as_fd(), socket)?;
+        self.stdin_watch.set(&self.epoll, self.stdin.as_fd(), stdin)?;
+        self.stdout_watch.set(&self.epoll, self.stdout.as_fd(), stdout)
     }
 
     fn wants_input(&self) -> bool {
@@ -198,9 +185,7 @@ impl Session {
             }
             Ok(count) => match self.outgoing.push(&self.chunk[..count]) {
                 Ok(()) => return Ok(()),
-                Err(LineTooLong) => {
-                    "a line of the input is longer than --max-frame allows".to_owned()
-                }
+                Err(LineTooLong) => "a line of the input is longer than --max-frame allows".to_owned(),
             },
             Err(e) if is_transient(&e) => return Ok(()),
             Err(e) => format!("cannot read the input: {}", say::reason(&e)),
@@ -296,16 +281,8 @@ impl Session {
     fn verdict(self) -> Result<(), Failure> {
         let unsent = self.outgoing.unsent().len();
         let (sent, back, unit) = match self.framed {
-            true => (
-                self.outgoing.total_frames,
-                self.incoming.complete_frames(),
-                "frames",
-            ),
-            false => (
-                self.outgoing.total_bytes,
-                self.incoming.total_bytes,
-                "bytes",
-            ),
+            true => (self.outgoing.total_frames, self.incoming.complete_frames(), "frames"),
+            false => (self.outgoing.total_bytes, self.incoming.total_bytes, "bytes"),
         };
         let why = match self.end {
             Some(End::GivenUp(why)) => why,
@@ -314,9 +291,7 @@ impl Session {
                 format!("the server closed the connection; {unsent} bytes were not sent")
             }
             _ if !self.half_closed => "the server closed the connection".to_owned(),
-            _ if self.incoming.is_inside_frame() => {
-                "the server closed the connection inside a frame".to_owned()
-            }
+            _ if self.incoming.is_inside_frame() => "the server closed the connection inside a frame".to_owned(),
             _ if !self.no_echo && back < sent => {
                 format!("the server closed after {back} of {sent} {unit} had come back")
             }
@@ -328,18 +303,15 @@ impl Session {
 
 fn lost_line(e: &io::Error) -> String {
     match e.kind() {
-        io::ErrorKind::ConnectionReset
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::NotConnected => "the server reset the connection".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => {
+            "the server reset the connection".to_owned()
+        }
         _ => format!("the connection is lost: {}", say::reason(e)),
     }
 }
 
 fn is_transient(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn epoll_failure(e: epoll::Error) -> Failure {
@@ -361,21 +333,12 @@ struct Watch {
 
 impl Watch {
     fn new(token: u64) -> Watch {
-        Watch {
-            token,
-            current: None,
-            always_ready: false,
-        }
+        Watch { token, current: None, always_ready: false }
     }
 
     /// `None` takes the descriptor out. An empty interest would not do: HUP and ERR are reported whatever is asked, and a
     /// closed pipe that we do not want to read yet would wake every wait.
-    fn set(
-        &mut self,
-        epoll: &Epoll,
-        fd: BorrowedFd<'_>,
-        wanted: Option<Interest>,
-    ) -> Result<(), epoll::Error> {
+    fn set(&mut self, epoll: &Epoll, fd: BorrowedFd<'_>, wanted: Option<Interest>) -> Result<(), epoll::Error> {
         if self.always_ready || self.current == wanted {
             return Ok(());
         }

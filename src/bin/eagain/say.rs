@@ -7,9 +7,7 @@ use std::io::Write as _;
 /// Writes `text` to stdout as it is.
 pub(crate) fn out(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// Tells what goes well, where someone is watching.
@@ -28,9 +26,7 @@ pub(crate) fn reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error ").next().unwrap_or_default();
     let mut letters = text.chars();
-    letters
-        .next()
-        .map_or(String::new(), |c| c.to_lowercase().chain(letters).collect())
+    letters.next().map_or(String::new(), |c| c.to_lowercase().chain(letters).collect())
 }
 
 /// `text` with its control characters escaped: a message may quote what a user, a file or a peer wrote,

@@ -19,12 +19,7 @@ pub(super) struct Dialled {
 }
 
 /// Tries the addresses in order; `timeout` is for each. `name` is how the user wrote them.
-pub(super) fn dial(
-    epoll: &Epoll,
-    address: &Address,
-    name: &str,
-    timeout: Duration,
-) -> Result<Dialled, String> {
+pub(super) fn dial(epoll: &Epoll, address: &Address, name: &str, timeout: Duration) -> Result<Dialled, String> {
     let mut failures = Vec::new();
     match address {
         Address::Tcp(addresses) => {
@@ -52,10 +47,7 @@ fn one_line(name: &str, failures: &[(String, String)]) -> String {
         [(address, why)] if address == name => format!("cannot connect to {name}: {why}"),
         [(address, why)] => format!("cannot connect to {name} ({address}): {why}"),
         _ => {
-            let all: Vec<_> = failures
-                .iter()
-                .map(|(a, why)| format!("{a}: {why}"))
-                .collect();
+            let all: Vec<_> = failures.iter().map(|(a, why)| format!("{a}: {why}")).collect();
             format!("cannot connect to {name}: {}", all.join("; "))
         }
     }
@@ -66,9 +58,7 @@ fn dial_tcp(epoll: &Epoll, address: SocketAddr, timeout: Duration) -> io::Result
     socket.set_nonblocking(true)?;
     let lost = match socket.connect(&address.into()) {
         Ok(()) => None,
-        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
-            await_connected(epoll, &socket, timeout)?
-        }
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => await_connected(epoll, &socket, timeout)?,
         Err(e) => return Err(e),
     };
     // Nobody listens, but the kernel chose the very port as ours: TCP's simultaneous open with itself,
@@ -82,11 +72,7 @@ fn dial_tcp(epoll: &Epoll, address: SocketAddr, timeout: Duration) -> io::Result
 }
 
 /// Waits until the connection is established or fails; the result is an error that came after it was established.
-fn await_connected(
-    epoll: &Epoll,
-    socket: &Socket,
-    timeout: Duration,
-) -> io::Result<Option<io::Error>> {
+fn await_connected(epoll: &Epoll, socket: &Socket, timeout: Duration) -> io::Result<Option<io::Error>> {
     let deadline = Instant::now() + timeout;
     let mut events = Events::with_capacity(1);
     epoll.add(socket, 0, Interest::WRITE, Mode::LEVEL)?;
@@ -136,10 +122,7 @@ fn dial_abstract(name: &[u8], timeout: Duration) -> io::Result<Dialled> {
     use std::os::unix::ffi::OsStrExt;
     // socket2 takes a path with a leading NUL as an abstract name.
     let path = [b"\0", name].concat();
-    dial_unix(
-        &SockAddr::unix(std::ffi::OsStr::from_bytes(&path))?,
-        timeout,
-    )
+    dial_unix(&SockAddr::unix(std::ffi::OsStr::from_bytes(&path))?, timeout)
 }
 
 fn why_not(e: &io::Error, timeout: Duration) -> String {
@@ -164,12 +147,7 @@ mod tests {
 
     fn attempt(addresses: Vec<SocketAddr>) -> Result<Dialled, String> {
         let epoll = Epoll::new().expect("epoll");
-        dial(
-            &epoll,
-            &Address::Tcp(addresses),
-            "some.host:7",
-            Duration::from_secs(10),
-        )
+        dial(&epoll, &Address::Tcp(addresses), "some.host:7", Duration::from_secs(10))
     }
 
     #[test]
@@ -177,10 +155,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let open = listener.local_addr().expect("address");
         let dialled = attempt(vec![closed_port(), open]).expect("connected");
-        assert_eq!(
-            dialled.socket.peer_addr().expect("peer").as_socket(),
-            Some(open)
-        );
+        assert_eq!(dialled.socket.peer_addr().expect("peer").as_socket(), Some(open));
     }
 
     #[test]

@@ -35,12 +35,7 @@ impl Incoming {
             payload: Vec::new(),
             complete: 0,
         });
-        Incoming {
-            frames,
-            dump: hex.then(HexDump::default),
-            at_once,
-            total_bytes: 0,
-        }
+        Incoming { frames, dump: hex.then(HexDump::default), at_once, total_bytes: 0 }
     }
 
     /// Appends to `out` what `received` makes visible.
@@ -79,9 +74,7 @@ impl Incoming {
 
     /// True if the stream has stopped inside a frame.
     pub(super) fn is_inside_frame(&self) -> bool {
-        self.frames
-            .as_ref()
-            .is_some_and(|f| f.missing.is_some() || !f.header.is_empty())
+        self.frames.as_ref().is_some_and(|f| f.missing.is_some() || !f.header.is_empty())
     }
 }
 
@@ -201,12 +194,8 @@ mod tests {
     /// What is shown of `stream` when it comes in two pieces.
     fn shown(mut incoming: Incoming, stream: &[u8], cut: usize) -> String {
         let mut out = Vec::new();
-        incoming
-            .take(&stream[..cut], &mut out)
-            .expect("short frames");
-        incoming
-            .take(&stream[cut..], &mut out)
-            .expect("short frames");
+        incoming.take(&stream[..cut], &mut out).expect("short frames");
+        incoming.take(&stream[cut..], &mut out).expect("short frames");
         assert!(!incoming.is_inside_frame());
         incoming.finish(&mut out);
         String::from_utf8(out).expect("text")
@@ -216,10 +205,7 @@ mod tests {
     fn frames_are_lines_at_every_split() {
         let stream = b"\0\0\0\x03one\0\0\0\0\0\0\0\x04last";
         for cut in 0..=stream.len() {
-            assert_eq!(
-                shown(Incoming::new(Some(4), false, false), stream, cut),
-                "one\n\nlast\n"
-            );
+            assert_eq!(shown(Incoming::new(Some(4), false, false), stream, cut), "one\n\nlast\n");
         }
     }
 
@@ -234,10 +220,7 @@ mod tests {
 00000001
 ";
         for cut in 0..=stream.len() {
-            assert_eq!(
-                shown(Incoming::new(Some(4), true, false), stream, cut),
-                dump
-            );
+            assert_eq!(shown(Incoming::new(Some(4), true, false), stream, cut), dump);
         }
     }
 
@@ -261,10 +244,7 @@ mod tests {
         incoming.take(b"a", &mut out).expect("raw");
         incoming.take(b"b", &mut out).expect("raw");
         let lines: Vec<_> = out.split(|b| *b == b'\n').map(|l| l.get(..12)).collect();
-        assert_eq!(
-            lines,
-            [Some(&b"00000000  61"[..]), Some(b"00000001  62"), None]
-        );
+        assert_eq!(lines, [Some(&b"00000000  61"[..]), Some(b"00000001  62"), None]);
     }
 
     #[test]
@@ -272,10 +252,7 @@ mod tests {
         let mut incoming = Incoming::new(Some(4), false, false);
         let mut out = Vec::new();
         let refused = incoming.take(b"\0\0\0\x01a\0\0\0\x05", &mut out);
-        assert_eq!(
-            (refused, out.as_slice()),
-            (Err(FrameTooLong(5)), &b"a\n"[..])
-        );
+        assert_eq!((refused, out.as_slice()), (Err(FrameTooLong(5)), &b"a\n"[..]));
     }
 
     #[test]

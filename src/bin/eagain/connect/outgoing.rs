@@ -26,14 +26,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(max_frame: Option<usize>) -> Outgoing {
-        Outgoing {
-            bytes: Vec::new(),
-            sent: 0,
-            ready: 0,
-            max_frame,
-            total_bytes: 0,
-            total_frames: 0,
-        }
+        Outgoing { bytes: Vec::new(), sent: 0, ready: 0, max_frame, total_bytes: 0, total_frames: 0 }
     }
 
     /// Queues input; in frames, what follows the last newline waits for its end.
@@ -108,11 +101,7 @@ mod tests {
             queue.push(&input[..cut]).expect("short lines");
             queue.push(&input[cut..]).expect("short lines");
             queue.finish();
-            assert_eq!(
-                queue.unsent(),
-                b"\0\0\0\x03one\0\0\0\0\0\0\0\x04last",
-                "cut at {cut}"
-            );
+            assert_eq!(queue.unsent(), b"\0\0\0\x03one\0\0\0\0\0\0\0\x04last", "cut at {cut}");
             assert_eq!(queue.total_frames, 3);
         }
     }
