@@ -138,7 +138,8 @@ impl Session {
                 match event.data() {
                     STDIN => self.read_input()?,
                     STDOUT => self.show()?,
-                    _ if event.should_read() => self.receive()?,
+                    // An earlier event of this batch may have ended it.
+                    SOCKET if event.should_read() && self.end.is_none() => self.receive()?,
                     _ => {}
                 }
             }
@@ -212,8 +213,8 @@ impl Session {
         Ok(())
     }
 
-    /// Sending has failed, or connecting too late to matter, but what came before that is still in the socket and is shown. It is no more than
-    /// the kernel's receive buffer.
+    /// The connection is gone, as a failed send or a late SO_ERROR tells; but what came before that is still in the
+    /// socket and is shown. It is no more than the kernel's receive buffer.
     fn lose(&mut self, error: io::Error) -> Result<(), Failure> {
         while self.end.is_none() {
             match net::recv_slice(&self.socket, &mut self.chunk) {
@@ -255,8 +256,10 @@ impl Session {
 
     /// Notes how the stream ended; what was noted first stays.
     fn finish(&mut self, end: End) -> Result<(), Failure> {
-        self.end.get_or_insert(end);
-        self.incoming.finish(&mut self.unshown);
+        if self.end.is_none() {
+            self.end = Some(end);
+            self.incoming.finish(&mut self.unshown);
+        }
         self.show()
     }
 
@@ -336,8 +339,8 @@ impl Watch {
         Watch { token, current: None, always_ready: false }
     }
 
-    /// `None` takes the descriptor out. An empty interest would not do: HUP and ERR are reported whatever is asked, and a
-    /// closed pipe that we do not want to read yet would wake every wait.
+    /// `None` takes the descriptor out. An empty interest would not do: HUP and ERR are reported whatever is asked,
+    /// and a closed pipe that we do not want to read yet would wake every wait.
     fn set(&mut self, epoll: &Epoll, fd: BorrowedFd<'_>, wanted: Option<Interest>) -> Result<(), epoll::Error> {
         if self.always_ready || self.current == wanted {
             return Ok(());
