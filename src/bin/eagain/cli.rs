@@ -1,0 +1,548 @@
+//! The command line: what each command takes, its help, and every way it can be wrong.
+//!
+//! argh parses values and fills the structs. What it lacks is done here, from the same definitions
+//! (`ArgsInfo`), so that no option is listed twice: `--name=value`, suggestions, and a help with the names
+//! of the values.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
+
+use crate::address::{Address, AddressError};
+
+/// A thread per processor is the point; more than this is a typing error.
+const WORKERS_MAX: u64 = 1024;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY_S: f64 = 86_400.0;
+const DAY_MS: u64 = 86_400_000;
+
+/// A command line that was understood.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Serve(Serve),
+    Connect(Connect),
+}
+
+/// Why there is nothing (more) to run.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The user asked for this text.
+    Answered(String),
+    /// The command line is wrong; one line that says what to write instead.
+    Usage(String),
+    /// The command line is right and the world is not (an unknown host).
+    Failed(String),
+}
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServiceName {
+    Echo,
+    Discard,
+    Chargen,
+    Frames,
+    Log,
+    Delay,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            ServiceName::Echo => "echo",
+            ServiceName::Discard => "discard",
+            ServiceName::Chargen => "chargen",
+            ServiceName::Frames => "frames",
+            ServiceName::Log => "log",
+            ServiceName::Delay => "delay",
+        })
+    }
+}
+
+/// The options of `eagain serve`, in range.
+#[derive(Debug)]
+pub(crate) struct Serve {
+    /// Never empty; by service, each service's addresses in the order given.
+    pub(crate) listen: Vec<(ServiceName, Address)>,
+    /// How long the delay service holds its answers: 0 to a day.
+    pub(crate) delay: Duration,
+    pub(crate) edge_triggered: bool,
+    /// 1 to 1024.
+    pub(crate) workers: usize,
+    /// At least 1; `None`: as long as the kernel allows.
+    pub(crate) backlog: Option<i32>,
+    /// Payload bytes: 1 to 1 GiB.
+    pub(crate) max_frame: usize,
+    pub(crate) trace: bool,
+    /// 0 to a day.
+    pub(crate) drain_timeout: Duration,
+}
+
+/// The options of `eagain connect`, in range.
+#[derive(Debug)]
+pub(crate) struct Connect {
+    pub(crate) address: Address,
+    /// The address as the user wrote it, for messages.
+    pub(crate) address_text: String,
+    pub(crate) frames: bool,
+    pub(crate) hex: bool,
+    pub(crate) no_echo: bool,
+    /// Payload bytes: 1 to 1 GiB.
+    pub(crate) max_frame: usize,
+    /// For each address that is tried: 1 ms to a day.
+    pub(crate) connect_timeout: Duration,
+}
+
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    description = "Serve, measure, prove: a server on raw Linux epoll.",
+    example = "eagain serve\neagain connect 127.0.0.1:7007",
+    help_triggers("-h", "--help", "help")
+)]
+struct Top {
+    /// print the version
+    #[argh(switch, short = 'V')]
+    version: bool,
+
+    #[argh(subcommand)]
+    command: Option<SubCommand>,
+}
+
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand)]
+enum SubCommand {
+    Serve(ServeArgs),
+    Connect(ConnectArgs),
+}
+
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    subcommand,
+    name = "serve",
+    description = "Run the server until SIGTERM or SIGINT.",
+    example = "eagain serve
+eagain serve --edge-triggered --echo '[::1]:7' --frames 0.0.0.0:7004
+eagain serve --echo 7007 --echo unix:/run/echo.sock --max-frame 64K
+eagain serve --delay 127.0.0.1:0 --delay-ms 250 --trace",
+    note = "ADDRESS is HOST:PORT, [V6]:PORT, PORT (on 127.0.0.1), unix:PATH or unix:@NAME.
+Port 0 lets the kernel choose. A service may be given several times.
+Without any: echo on 127.0.0.1:7007 and frames on 127.0.0.1:7004.
+Each listener is one line on stdout: listening SERVICE ADDRESS.",
+    help_triggers("-h", "--help", "help")
+)]
+struct ServeArgs {
+    /// send back what arrives (RFC 862)
+    #[argh(option, arg_name = "ADDRESS")]
+    echo: Vec<String>,
+    /// read and forget (RFC 863)
+    #[argh(option, arg_name = "ADDRESS")]
+    discard: Vec<String>,
+    /// send text as fast as it is read (RFC 864)
+    #[argh(option, arg_name = "ADDRESS")]
+    chargen: Vec<String>,
+    /// send back messages: 4-byte length, payload
+    #[argh(option, arg_name = "ADDRESS")]
+    frames: Vec<String>,
+    /// print what arrives
+    #[argh(option, arg_name = "ADDRESS")]
+    log: Vec<String>,
+    /// send back what arrives, later
+    #[argh(option, arg_name = "ADDRESS")]
+    delay: Vec<String>,
+    /// how much later, in milliseconds [1000]
+    #[argh(option, arg_name = "N", from_str_fn(delay_ms))]
+    delay_ms: Option<u64>,
+    /// use epoll edge-triggered instead of level-triggered
+    #[argh(switch)]
+    edge_triggered: bool,
+    /// threads, each with its own epoll [one per processor]
+    #[argh(option, arg_name = "N", from_str_fn(workers))]
+    workers: Option<u64>,
+    /// connections waiting to be accepted [kernel's limit]
+    #[argh(option, arg_name = "N", from_str_fn(backlog))]
+    backlog: Option<i32>,
+    /// longest payload of a frame; K, M, G allowed [1M]
+    #[argh(option, arg_name = "BYTES", from_str_fn(max_frame))]
+    max_frame: Option<u64>,
+    /// narrate the loop on stderr
+    #[argh(switch)]
+    trace: bool,
+    /// time to finish answers after SIGTERM [5]
+    #[argh(option, arg_name = "SECONDS", from_str_fn(drain_timeout))]
+    drain_timeout: Option<Duration>,
+}
+
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    subcommand,
+    name = "connect",
+    description = "Send what is typed or piped in, show what comes back.",
+    example = "eagain connect 127.0.0.1:7007
+printf 'one\\ntwo\\n' | eagain connect --frames localhost:7004
+eagain connect --hex unix:/run/echo.sock < message.bin
+eagain connect --no-echo '[::1]:9' < /var/log/syslog",
+    note = "ADDRESS is HOST:PORT, [V6]:PORT, PORT (on 127.0.0.1), unix:PATH or unix:@NAME.
+^D, or the end of a pipe or file, ends the input, and then the connection.
+Exit code 0: all came back; 1: the server refused, reset or went before that.",
+    help_triggers("-h", "--help", "help")
+)]
+struct ConnectArgs {
+    /// where the server is
+    #[argh(positional, arg_name = "ADDRESS")]
+    address: String,
+    /// send lines as frames, show frames as lines
+    #[argh(switch)]
+    frames: bool,
+    /// show what arrives as a hex dump
+    #[argh(switch)]
+    hex: bool,
+    /// do not expect the input back (discard, log)
+    #[argh(switch)]
+    no_echo: bool,
+    /// longest payload of a frame; K, M, G allowed [16M]
+    #[argh(option, arg_name = "BYTES", from_str_fn(max_frame))]
+    max_frame: Option<u64>,
+    /// give an address up after this long [10]
+    #[argh(option, arg_name = "SECONDS", from_str_fn(connect_timeout))]
+    connect_timeout: Option<Duration>,
+}
+
+/// Understands the arguments (without the program's name).
+pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+    let words = args.map(utf8).collect::<Result<Vec<_>, _>>()?;
+    let top = Top::get_args_info();
+    if words.is_empty() {
+        return Err(Stop::Answered(help(&top, None)));
+    }
+    let plan = normalise(&top, &words)?;
+    let plain: Vec<&str> = plan.words.iter().map(String::as_str).collect();
+    let parsed = Top::from_args(&["eagain"], &plain).map_err(|exit| usage(plan.command, fold(&exit.output, &plain)))?;
+    if parsed.version {
+        return Err(Stop::Answered(format!("eagain {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    match parsed.command {
+        Some(SubCommand::Serve(args)) => args.check().map(Command::Serve),
+        Some(SubCommand::Connect(args)) => args.check().map(Command::Connect),
+        None => Err(usage(None, "no command".to_owned())),
+    }
+}
+
+fn utf8(arg: OsString) -> Result<String, Stop> {
+    arg.into_string().map_err(|arg| usage(None, format!("the argument '{}' is not UTF-8", arg.to_string_lossy())))
+}
+
+/// A line for a wrong command line, with the way to the right one.
+fn usage(command: Option<&CommandInfoWithArgs>, why: String) -> Stop {
+    let (space, name) = command.map_or(("", ""), |c| (" ", c.name));
+    let mark = if why.ends_with('?') { "" } else { ";" };
+    Stop::Usage(format!("{why}{mark} see 'eagain{space}{name} --help'"))
+}
+
+impl ServeArgs {
+    fn check(self) -> Result<Serve, Stop> {
+        let given = [
+            (ServiceName::Echo, self.echo),
+            (ServiceName::Discard, self.discard),
+            (ServiceName::Chargen, self.chargen),
+            (ServiceName::Frames, self.frames),
+            (ServiceName::Log, self.log),
+            (ServiceName::Delay, self.delay),
+        ];
+        let mut listen = Vec::new();
+        for (service, texts) in given {
+            for text in texts {
+                listen.push((service, address(&format!("--{service} '{text}'"), &text)?));
+            }
+        }
+        if listen.is_empty() {
+            listen.push((ServiceName::Echo, address("echo", "127.0.0.1:7007")?));
+            listen.push((ServiceName::Frames, address("frames", "127.0.0.1:7004")?));
+        }
+        Ok(Serve {
+            listen,
+            delay: Duration::from_millis(self.delay_ms.unwrap_or(1000)),
+            edge_triggered: self.edge_triggered,
+            workers: self.workers.map_or_else(processors, |n| n as usize),
+            backlog: self.backlog,
+            max_frame: self.max_frame.unwrap_or(MIB) as usize,
+            trace: self.trace,
+            drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(5)),
+        })
+    }
+}
+
+impl ConnectArgs {
+    fn check(self) -> Result<Connect, Stop> {
+        let address = address(&format!("ADDRESS '{}'", self.address), &self.address)?;
+        if matches!(&address, Address::Tcp(all) if all[0].port() == 0) {
+            let why = format!("ADDRESS '{}': nobody can listen on port 0", self.address);
+            return Err(Stop::Usage(why));
+        }
+        if self.max_frame.is_some() && !self.frames {
+            return Err(Stop::Usage("--max-frame needs --frames".to_owned()));
+        }
+        Ok(Connect {
+            address,
+            address_text: self.address,
+            frames: self.frames,
+            hex: self.hex,
+            no_echo: self.no_echo,
+            max_frame: self.max_frame.unwrap_or(16 * MIB) as usize,
+            connect_timeout: self.connect_timeout.unwrap_or(Duration::from_secs(10)),
+        })
+    }
+}
+
+fn processors() -> usize {
+    available_parallelism().map_or(1, |n| n.get().min(WORKERS_MAX as usize))
+}
+
+fn address(place: &str, text: &str) -> Result<Address, Stop> {
+    Address::parse(text).map_err(|why| match why {
+        AddressError::Unresolved(..) => Stop::Failed(format!("{place}: {why}")),
+        _ => Stop::Usage(format!("{place}: {why}")),
+    })
+}
+
+fn delay_ms(text: &str) -> Result<u64, String> {
+    whole(text, "milliseconds", 0, DAY_MS)
+}
+
+fn workers(text: &str) -> Result<u64, String> {
+    whole(text, "threads", 1, WORKERS_MAX)
+}
+
+fn backlog(text: &str) -> Result<i32, String> {
+    whole(text, "connections", 1, i32::MAX as u64).map(|n| n as i32)
+}
+
+fn whole(text: &str, unit: &str, low: u64, high: u64) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (low..=high).contains(n))
+        .ok_or_else(|| format!("expected a whole number of {unit} from {low} to {high}"))
+}
+
+fn max_frame(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], KIB),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], MIB),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], GIB),
+        _ => (text, 1),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    bytes
+        .filter(|n| (1..=GIB).contains(n))
+        .ok_or_else(|| "expected bytes from 1 to 1G, as in 200000, 64K or 1M (powers of 1024)".to_owned())
+}
+
+fn drain_timeout(text: &str) -> Result<Duration, String> {
+    seconds(text, 0.0)
+}
+
+fn connect_timeout(text: &str) -> Result<Duration, String> {
+    seconds(text, 0.001)
+}
+
+fn seconds(text: &str, low: f64) -> Result<Duration, String> {
+    // NaN is in no range; "inf" and "1e9" are above this one.
+    match text.parse::<f64>() {
+        Ok(s) if (low..=DAY_S).contains(&s) => Ok(Duration::from_secs_f64(s)),
+        _ => Err(format!("expected seconds from {low} to {DAY_S}, as in 5 or 0.5")),
+    }
+}
+
+/// The arguments in the one form that argh reads: every option's value is a word of its own.
+struct Plan<'a> {
+    command: Option<&'a CommandInfoWithArgs>,
+    words: Vec<String>,
+}
+
+/// Splits `--name=value`, and answers or refuses what argh would answer in several lines or not at all.
+/// Words after `--` and words that are an option's value are left as they are.
+fn normalise<'a>(top: &'a CommandInfoWithArgs, words: &[String]) -> Result<Plan<'a>, Stop> {
+    let mut plan = Plan { command: None, words: Vec::with_capacity(words.len() + 1) };
+    let mut words = words.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match word {
+            "-h" | "--help" | "help" => {
+                let topic = match (plan.command, words.next()) {
+                    (None, Some(name)) if !name.starts_with('-') => Some(find_command(top, name)?),
+                    (command, _) => command,
+                };
+                return Err(Stop::Answered(help(top, topic)));
+            }
+            "--" => {
+                plan.words.push(word.to_owned());
+                plan.words.extend(words.by_ref().map(str::to_owned));
+            }
+            _ if word.starts_with('-') => option(&mut plan, top, word, &mut words)?,
+            _ => {
+                if plan.command.is_none() {
+                    plan.command = Some(find_command(top, word)?);
+                }
+                plan.words.push(word.to_owned());
+            }
+        }
+    }
+    Ok(plan)
+}
+
+/// One option and, if it takes one, its value.
+fn option<'w>(
+    plan: &mut Plan<'_>,
+    top: &CommandInfoWithArgs,
+    word: &'w str,
+    rest: &mut impl Iterator<Item = &'w str>,
+) -> Result<(), Stop> {
+    let command = plan.command.unwrap_or(top);
+    let (name, inline) = match word.split_once('=') {
+        Some((name, value)) if name.starts_with("--") => (name, Some(value)),
+        _ => (word, None),
+    };
+    let wrong = |why: String| Err(usage(plan.command, why));
+    let Some(flag) = command.flags.iter().find(|f| is_named(f, name)) else {
+        let names = command.flags.iter().map(|f| f.long);
+        return wrong(format!("unknown option {name}{}", did_you_mean(name, names)));
+    };
+    match (&flag.kind, inline.or_else(|| value_after(flag, command, rest))) {
+        (FlagInfoKind::Switch, None) => plan.words.push(name.to_owned()),
+        (FlagInfoKind::Switch, Some(_)) => return wrong(format!("{name} takes no value")),
+        (FlagInfoKind::Option { .. }, Some(value)) => {
+            plan.words.extend([name.to_owned(), value.to_owned()]);
+        }
+        (FlagInfoKind::Option { arg_name }, None) => {
+            return wrong(format!("{name} needs a value: {name} {arg_name}"));
+        }
+    }
+    Ok(())
+}
+
+/// The next word, unless the option takes none or the word is itself an option: `--echo --trace` has forgotten
+/// the address. (A value that looks so can still be given as `--name=value`.)
+fn value_after<'w>(
+    flag: &FlagInfo<'_>,
+    command: &CommandInfoWithArgs,
+    rest: &mut impl Iterator<Item = &'w str>,
+) -> Option<&'w str> {
+    match flag.kind {
+        FlagInfoKind::Switch => None,
+        FlagInfoKind::Option { .. } => rest.next().filter(|word| {
+            let name = word.split_once('=').map_or(*word, |(name, _)| name);
+            !command.flags.iter().any(|f| is_named(f, name))
+        }),
+    }
+}
+
+fn is_named(flag: &FlagInfo<'_>, word: &str) -> bool {
+    flag.long == word || flag.short.is_some_and(|c| word.strip_prefix('-').is_some_and(|w| w.chars().eq([c])))
+}
+
+fn find_command<'a>(top: &'a CommandInfoWithArgs, name: &str) -> Result<&'a CommandInfoWithArgs, Stop> {
+    let names = || top.commands.iter().map(|c| c.name);
+    match top.commands.iter().find(|c| c.name == name) {
+        Some(found) => Ok(&found.command),
+        None => {
+            let hint = did_you_mean(name, names());
+            Err(usage(None, format!("unknown command '{name}'{hint}")))
+        }
+    }
+}
+
+/// `; did you mean X?` for the nearest name, if one is near: the word is its beginning, or at most two letters differ.
+fn did_you_mean<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> String {
+    let distance = |name: &str| match word.len() > 2 && name.starts_with(word) {
+        true => 0,
+        false => letters_apart(word, name),
+    };
+    names
+        .map(|name| (distance(name), name))
+        .min()
+        .filter(|(distance, _)| *distance <= 2)
+        .map_or(String::new(), |(_, name)| format!("; did you mean {name}?"))
+}
+
+/// Levenshtein's distance: letters to insert, delete or replace.
+fn letters_apart(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// argh's message as one line in our words: `--workers '0': expected …`.
+fn fold(message: &str, words: &[&str]) -> String {
+    let message = message.trim_end();
+    for pair in words.windows(2) {
+        let [name, value] = [pair[0], pair[1]];
+        let prefix = format!("Error parsing option '{name}' with value '{value}': ");
+        if let Some(why) = message.strip_prefix(&prefix) {
+            return match why {
+                "duplicate values provided" => format!("{name} is given twice"),
+                _ => format!("{name} '{value}': {why}"),
+            };
+        }
+    }
+    match message.strip_prefix("Unrecognized argument: ") {
+        Some(word) => format!("unexpected argument '{word}'"),
+        None => message
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .replace("Required positional arguments not provided:", "nothing given for"),
+    }
+}
+
+/// The help of one command, or of the program.
+fn help(top: &CommandInfoWithArgs, command: Option<&CommandInfoWithArgs>) -> String {
+    let (name, info) = command.map_or((String::new(), top), |c| (format!(" {}", c.name), c));
+    let arguments: String = info.positionals.iter().map(|p| format!(" {}", p.name)).collect();
+    let command_word = if info.commands.is_empty() { "" } else { " COMMAND" };
+    let mut text = format!("{}\n\nUsage: eagain{name}{command_word} [OPTIONS]{arguments}\n", info.description);
+    let commands: Vec<_> = info.commands.iter().map(|c| (c.name.to_owned(), c.command.description)).collect();
+    section(&mut text, "Commands", &commands);
+    // argh lists --help first; readers look for it last.
+    let (help, own): (Vec<_>, Vec<_>) = info.flags.iter().partition(|f| f.long == "--help");
+    let flags: Vec<_> = own.iter().map(|f| (flag_names(f), f.description)).collect();
+    let help = help.iter().map(|f| ("-h, --help".to_owned(), f.description));
+    section(&mut text, "Options", &flags.into_iter().chain(help).collect::<Vec<_>>());
+    for (title, blocks) in [("Notes", info.notes), ("Examples", info.examples)] {
+        if !blocks.is_empty() {
+            text += &format!("\n{title}:\n");
+        }
+        for line in blocks.iter().flat_map(|block| block.lines()) {
+            text += &format!("  {line}\n");
+        }
+    }
+    text
+}
+
+fn section(text: &mut String, title: &str, rows: &[(String, &str)]) {
+    let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
+    if width > 0 {
+        *text += &format!("\n{title}:\n");
+    }
+    for (left, right) in rows {
+        *text += &format!("  {left:width$}  {right}\n");
+    }
+}
+
+fn flag_names(flag: &FlagInfo<'_>) -> String {
+    let short = flag.short.map_or(String::new(), |c| format!("-{c}, "));
+    match flag.kind {
+        FlagInfoKind::Switch => format!("{short}{}", flag.long),
+        FlagInfoKind::Option { arg_name } => format!("{short}{} {arg_name}", flag.long),
+    }
+}
