@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::client::Client;
 use crate::limits::OUTPUT_HIGH_WATER_BYTES;
 
 /// A first-in-first-out queue of bytes in one piece of memory.
@@ -134,14 +135,22 @@ pub struct Output<'a> {
     queue: &'a mut ByteQueue,
     /// A part of the input that goes out before `queue`, without having been copied.
     direct: Range<usize>,
+    client: &'a Client,
     now: Instant,
 }
 
 impl<'a> Output<'a> {
     /// A way out that ends in `queue`. For tests of a service: the loop makes its own.
     #[must_use]
-    pub const fn new(queue: &'a mut ByteQueue, now: Instant) -> Self {
-        Self { queue, direct: 0..0, now }
+    pub const fn new(queue: &'a mut ByteQueue, client: &'a Client, now: Instant) -> Self {
+        Self { queue, direct: 0..0, client, now }
+    }
+
+    /// To whom this goes.
+    #[inline]
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        self.client
     }
 
     /// The time of this turn of the loop. All callbacks of a turn see the same.
@@ -244,7 +253,7 @@ mod tests {
         let mut queue = ByteQueue::new();
         let bytes = b"0123456789";
         let mut input = Input::new(bytes);
-        let mut output = Output::new(&mut queue, Instant::now());
+        let mut output = Output::new(&mut queue, &Client::NOBODY, Instant::now());
         input.consume(1);
         output.forward(&mut input, 2);
         output.forward(&mut input, 2);
@@ -260,7 +269,7 @@ mod tests {
         let mut queue = ByteQueue::new();
         let bytes = b"abcdef";
         let mut input = Input::new(bytes);
-        let mut output = Output::new(&mut queue, Instant::now());
+        let mut output = Output::new(&mut queue, &Client::NOBODY, Instant::now());
         output.forward(&mut input, 2);
         input.consume(2);
         output.forward(&mut input, 2);
@@ -273,7 +282,7 @@ mod tests {
         let mut queue = ByteQueue::new();
         queue.push(b"old ");
         let mut input = Input::new(b"new");
-        let mut output = Output::new(&mut queue, Instant::now());
+        let mut output = Output::new(&mut queue, &Client::NOBODY, Instant::now());
         output.forward(&mut input, 3);
         assert!(output.forwarded().is_empty());
         assert_eq!(queue.as_slice(), b"old new");

@@ -18,6 +18,15 @@ pub struct Client {
     pub listener: usize,
 }
 
+impl Client {
+    /// A client for tests of a service; no connection has its name.
+    pub const NOBODY: Self = Self {
+        id: ConnectionId { worker: u16::MAX, token: Token::from_bits(u64::MAX) },
+        peer: Peer::UNIX,
+        listener: 0,
+    };
+}
+
 /// Names one connection of one server, for ever: it is not given out again when the connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::buffer::{ByteQueue, Input, Output};
-use crate::client::{Client, ConnectionId};
+use crate::client::{Client, ConnectionId, Peer};
 use crate::connection::{Connection, Filled, Phase, Sent};
 use crate::limits::{LINGER_MS, OUTPUT_LIMIT_BYTES, READ_BUFFER_BYTES, STAGE_KEEP_BYTES, TURN_BUDGET_BYTES};
 use crate::metrics::Counters;
@@ -40,6 +40,17 @@ pub(crate) trait Discipline {
 pub(crate) struct Member<Session> {
     pub(crate) connection: Connection,
     pub(crate) session: Session,
+    pub(crate) peer: Peer,
+    /// The index of the listener that it came by.
+    pub(crate) listener: u16,
+}
+
+impl<Session> Member<Session> {
+    /// As a service sees it.
+    #[inline]
+    pub(crate) fn client(&self, id: ConnectionId) -> Client {
+        Client { id, peer: self.peer, listener: self.listener.into() }
+    }
 }
 
 /// What a turn changes about the deadline of a connection.
@@ -80,10 +91,6 @@ impl<S: Service, T: Trace> Turn<S, T> {
             scratch: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             stage: ByteQueue::new(),
         }
-    }
-
-    pub(crate) fn open(&mut self, client: &Client) -> S::Session {
-        self.service.open(client)
     }
 
     /// Moves bytes until nothing more can be done, or the budget is spent. `Err` says that the connection is over.
@@ -260,12 +267,13 @@ impl<S: Service, T: Trace> Turn<S, T> {
         fresh: usize,
         callback: impl FnOnce(&mut S, &mut S::Session, &mut Input<'_>, &mut Output<'_>) -> Next,
     ) -> Result<(), End> {
+        let client = member.client(self.who);
         let connection = &mut member.connection;
         let mut waiting = connection.input.take();
         let bytes = waiting.as_ref().map_or(&self.scratch[..fresh], |queue| queue.as_slice());
         let mut input = Input::new(bytes);
         let queue = connection.output.as_deref_mut().unwrap_or(&mut self.stage);
-        let mut output = Output::new(queue, self.now);
+        let mut output = Output::new(queue, &client, self.now);
 
         let next = callback(&mut self.service, &mut member.session, &mut input, &mut output);
 

@@ -315,9 +315,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let client = Client { id: ConnectionId { worker: self.number, token }, peer, listener };
         self.turn.trace.accepted(&client);
         self.turn.trace.registered(client.id, D::FIRST_INTEREST, D::MODE, true);
-        let session = self.turn.open(&client);
+        let session = self.turn.service.open(&client);
         let connection = Connection::new(socket, D::FIRST_INTEREST);
-        let inserted = self.members.insert(Member { connection, session });
+        let inserted = self.members.insert(Member { connection, session, peer, listener: listener as u16 });
         debug_assert_eq!(inserted.ok(), Some(token));
         self.drive(token);
     }
@@ -325,13 +325,14 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Takes a connection away.
     // RULE(close-with-dup-ghost): DEL before close, always.
     fn close(&mut self, token: Token, end: End) {
-        let Some(Member { connection, session }) = self.members.remove(token) else { return };
-        let _ = self.epoll.delete(connection.socket());
+        let Some(member) = self.members.remove(token) else { return };
+        let _ = self.epoll.delete(member.connection.socket());
         self.deadlines.clear(token.slot() + KEYS);
         self.turn.counters.closed += 1;
-        self.turn.trace.closed(ConnectionId { worker: self.number, token }, end);
-        self.turn.service.close(session, end);
-        drop(connection);
+        let client = member.client(ConnectionId { worker: self.number, token });
+        self.turn.trace.closed(client.id, end);
+        self.turn.service.close(member.session, &client, end);
+        drop(member.connection);
         // A descriptor is free: whoever could not be accepted can be now.
         if self.doors.iter().any(|door| door.rests) {
             self.deadlines.set(KEY_ACCEPT, self.turn.now);

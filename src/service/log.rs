@@ -49,23 +49,21 @@ impl<F: FnMut(LogLine<'_>)> Log<F> {
 }
 
 impl<F: FnMut(LogLine<'_>)> Service for Log<F> {
-    /// Boxed: other services need not carry an address with each connection.
-    type Session = Box<Peer>;
+    type Session = ();
 
-    fn open(&mut self, client: &Client) -> Self::Session {
+    fn open(&mut self, client: &Client) {
         (self.tell)(LogLine::Connected(client.peer));
-        Box::new(client.peer)
     }
 
-    fn data(&mut self, peer: &mut Self::Session, input: &mut Input<'_>, _: &mut Output<'_>) -> Next {
+    fn data(&mut self, (): &mut (), input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
         for piece in input.chunks(BYTES_PER_LINE) {
-            (self.tell)(LogLine::Received(**peer, piece));
+            (self.tell)(LogLine::Received(output.client().peer, piece));
         }
         input.consume(input.len());
         Next::More
     }
 
-    fn close(&mut self, peer: Self::Session, end: End) {
-        (self.tell)(LogLine::Offline(*peer, end));
+    fn close(&mut self, (): (), client: &Client, end: End) {
+        (self.tell)(LogLine::Offline(client.peer, end));
     }
 }

@@ -117,8 +117,8 @@ pub trait Service {
     }
 
     /// The connection is over.
-    fn close(&mut self, session: Self::Session, end: End) {
-        let _ = (session, end);
+    fn close(&mut self, session: Self::Session, client: &Client, end: End) {
+        let _ = (session, client, end);
     }
 
     /// How many bytes of input the loop keeps for this connection while the service does not consume them; at that the

@@ -1,14 +1,160 @@
-//! `eagain serve`.
+//! `eagain serve`: listeners, workers, signals.
+//!
+//! The main thread prepares everything, starts the workers and then sleeps in an epoll of its own until a signal comes or
+//! a worker ends.
 
+mod narrator;
+mod scribe;
+mod services;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::{cli, say};
+use eagain::sys::epoll::{Epoll, Events, Interest, Mode, Timeout};
+use eagain::{Config, Listener, Server, Trigger, somaxconn};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use self::narrator::Narrator;
+use self::scribe::Scribe;
+use self::services::{Any, Setting};
+use crate::address::Address;
+use crate::cli::{self, ServiceName};
+use crate::say;
 
 pub(crate) fn run(options: cli::Serve) -> ExitCode {
-    let cli::Serve { delay: _d, edge_triggered: _e, workers: _w, backlog: _b, max_frame: _m, .. } = options;
-    let (_t, _dt) = (options.trace, options.drain_timeout);
-    for (service, address) in &options.listen {
-        say::error(format_args!("cannot serve {service} on {address}: the server is not part of this build"));
+    match serve(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say::error(why);
+            ExitCode::FAILURE
+        }
     }
-    ExitCode::FAILURE
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn serve(options: &cli::Serve) -> Result<(), Failure> {
+    // Before any thread is made, so that all of them leave the signals to this one.
+    let signals = block_signals()?;
+    raise_descriptor_limit();
+    let (listeners, names) = listen(options)?;
+    announce(&listeners, &names);
+    let server = start(options, listeners, names)?;
+    supervise(&server, &signals, options.drain_timeout)?;
+    server.join()?;
+    Ok(())
+}
+
+fn block_signals() -> Result<SignalFd, Failure> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// One connection is one descriptor: take all that the hard limit allows.
+fn raise_descriptor_limit() {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            Ok(()) => say::note(format_args!("up to {hard} descriptors (RLIMIT_NOFILE, raised from {soft})")),
+            Err(error) => say::note(format_args!("up to {soft} descriptors (RLIMIT_NOFILE: {error})")),
+        },
+        Ok((soft, _)) => say::note(format_args!("up to {soft} descriptors (RLIMIT_NOFILE)")),
+        Err(error) => say::note(format_args!("cannot read RLIMIT_NOFILE: {error}")),
+    }
+}
+
+/// Binds every listener before anything is announced: a server that cannot have them all does not start.
+fn listen(options: &cli::Serve) -> Result<(Vec<Listener>, Vec<ServiceName>), Failure> {
+    let limit = somaxconn();
+    let backlog = options.backlog.map_or(limit, |asked| asked.unsigned_abs());
+    if backlog > limit {
+        say::note(format_args!(
+            "warning: the kernel cuts --backlog {backlog} to {limit}: raise net.core.somaxconn (sysctl -w net.core.somaxconn={backlog})"
+        ));
+    }
+    let (mut listeners, mut names) = (Vec::new(), Vec::new());
+    for (service, address) in &options.listen {
+        for listener in listen_on(address, backlog)? {
+            listeners.push(listener);
+            names.push(*service);
+        }
+    }
+    Ok((listeners, names))
+}
+
+fn listen_on(address: &Address, backlog: u32) -> Result<Vec<Listener>, Failure> {
+    Ok(match address {
+        Address::Tcp(addresses) => {
+            addresses.iter().map(|address: &SocketAddr| Listener::tcp(*address, backlog)).collect::<Result<_, _>>()?
+        }
+        Address::Unix(path) => vec![Listener::unix(path, backlog)?],
+        Address::Abstract(name) => vec![Listener::unix_abstract(name, backlog)?],
+    })
+}
+
+/// One line on stdout for each listener: scripts wait for it, and read the port from it.
+fn announce(listeners: &[Listener], names: &[ServiceName]) {
+    let mut stdout = std::io::stdout().lock();
+    for (listener, name) in listeners.iter().zip(names) {
+        let written = writeln!(stdout, "listening {name} {}", listener.address()).and_then(|()| stdout.flush());
+        if let Err(error) = written {
+            return say::note(format_args!("warning: cannot write to stdout: {}", say::reason(&error)));
+        }
+    }
+}
+
+fn start(options: &cli::Serve, listeners: Vec<Listener>, names: Vec<ServiceName>) -> Result<Server, Failure> {
+    let trigger = if options.edge_triggered { Trigger::Edge } else { Trigger::Level };
+    let config = Config { trigger, workers: options.workers };
+    let scribe = Scribe::start()?;
+    let max_frame = u32::try_from(options.max_frame).unwrap_or(u32::MAX);
+    let setting = Setting { names, max_frame, delay: options.delay };
+    say::note(format_args!(
+        "serving {} with {} worker{}; SIGTERM drains",
+        if options.edge_triggered { "edge-triggered" } else { "level-triggered" },
+        options.workers,
+        if options.workers == 1 { "" } else { "s" },
+    ));
+    let service = move |_: &_| Any::new(&setting, scribe.clone());
+    Ok(if options.trace {
+        Server::start_traced(config, listeners, service, Narrator::default)?
+    } else {
+        Server::start(config, listeners, service)?
+    })
+}
+
+const SIGNAL: u64 = 0;
+const WORKER_ENDED: u64 = 1;
+
+/// Returns when the workers have ended, or are about to. The first signal drains, the second one stops.
+fn supervise(server: &Server, signals: &SignalFd, drain_timeout: Duration) -> Result<(), Failure> {
+    let epoll = Epoll::new()?;
+    epoll.add(signals, SIGNAL, Interest::READ, Mode::LEVEL)?;
+    epoll.add(server, WORKER_ENDED, Interest::READ, Mode::LEVEL)?;
+    let mut events = Events::with_capacity(2);
+    let mut draining = false;
+    loop {
+        epoll.wait(&mut events, Timeout::Never)?;
+        if events.iter().any(|event| event.data() == WORKER_ENDED) && !draining {
+            return Ok(());
+        }
+        while let Some(signal) = signals.read_signal()? {
+            let name = Signal::try_from(signal.ssi_signo as i32).map_or("signal", Signal::as_str);
+            if draining {
+                say::note(format_args!("{name} again: stopping now"));
+                server.handle().shutdown();
+                return Ok(());
+            }
+            draining = true;
+            epoll.delete(server)?;
+            say::note(format_args!("{name}: draining, for {drain_timeout:?} at the most"));
+            server.handle().drain(drain_timeout);
+        }
+    }
 }

@@ -1,0 +1,120 @@
+//! All services as one: a worker serves every listener, and each connection has the service of the one it came by.
+
+use std::time::Duration;
+
+use eagain::service::{Chargen, Delay, Delayed, Discard, Echo, FrameError, Frames, Log, LogLine};
+use eagain::{Client, End, Input, Next, Output, Service};
+
+use super::scribe::Scribe;
+use crate::cli::ServiceName;
+
+/// What the workers make their services of.
+pub(crate) struct Setting {
+    /// The service of each listener.
+    pub(crate) names: Vec<ServiceName>,
+    pub(crate) max_frame: u32,
+    pub(crate) delay: Duration,
+}
+
+type Tell = Box<dyn FnMut(LogLine<'_>)>;
+
+/// Every service there is.
+pub(crate) struct Any {
+    names: Vec<ServiceName>,
+    scribe: Scribe,
+    frames: Frames,
+    delay: Delay,
+    log: Log<Tell>,
+}
+
+/// What one of them remembers of a connection.
+pub(crate) enum Session {
+    Echo,
+    Discard,
+    Chargen(u8),
+    Frames(Result<(), FrameError>),
+    Log,
+    Delay(Box<Delayed>),
+}
+
+impl Any {
+    pub(crate) fn new(setting: &Setting, scribe: Scribe) -> Self {
+        let log = scribe.clone();
+        let tell: Tell = Box::new(move |line| log.line(format_args!("log: {line}")));
+        Self {
+            names: setting.names.clone(),
+            scribe,
+            frames: Frames::new(setting.max_frame),
+            delay: Delay::new(setting.delay),
+            log: Log::new(tell),
+        }
+    }
+}
+
+/// Calls the service of the session with these arguments.
+macro_rules! each {
+    ($any:expr, $session:expr, $method:ident, $($argument:expr),*) => {
+        match $session {
+            Session::Echo => Echo.$method(&mut (), $($argument),*),
+            Session::Discard => Discard.$method(&mut (), $($argument),*),
+            Session::Chargen(line) => Chargen.$method(line, $($argument),*),
+            Session::Frames(verdict) => $any.frames.$method(verdict, $($argument),*),
+            Session::Log => $any.log.$method(&mut (), $($argument),*),
+            Session::Delay(delayed) => $any.delay.$method(delayed, $($argument),*),
+        }
+    };
+}
+
+impl Service for Any {
+    type Session = Session;
+
+    fn open(&mut self, client: &Client) -> Session {
+        match self.names[client.listener] {
+            ServiceName::Echo => Session::Echo,
+            ServiceName::Discard => Session::Discard,
+            ServiceName::Chargen => Session::Chargen(Chargen.open(client)),
+            ServiceName::Frames => Session::Frames(self.frames.open(client)),
+            ServiceName::Log => {
+                self.log.open(client);
+                Session::Log
+            }
+            ServiceName::Delay => Session::Delay(self.delay.open(client)),
+        }
+    }
+
+    #[inline]
+    fn data(&mut self, session: &mut Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        each!(self, session, data, input, output)
+    }
+
+    #[inline]
+    fn room(&mut self, session: &mut Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        each!(self, session, room, input, output)
+    }
+
+    fn timer(&mut self, session: &mut Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        each!(self, session, timer, input, output)
+    }
+
+    fn eof(&mut self, session: &mut Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        each!(self, session, eof, input, output)
+    }
+
+    fn close(&mut self, session: Session, client: &Client, end: End) {
+        match session {
+            Session::Frames(Err(why)) => {
+                self.scribe.line(format_args!("frames: closed {}: {why}", client.peer));
+            }
+            Session::Log => self.log.close((), client, end),
+            Session::Echo | Session::Discard | Session::Chargen(_) | Session::Frames(Ok(())) | Session::Delay(_) => {}
+        }
+    }
+
+    fn input_limit(&self, session: &Session) -> usize {
+        match session {
+            Session::Frames(verdict) => self.frames.input_limit(verdict),
+            Session::Delay(delayed) => self.delay.input_limit(delayed),
+            _ => eagain::limits::INPUT_LIMIT_BYTES,
+        }
+    }
+}
