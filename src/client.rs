@@ -78,12 +78,9 @@ impl Peer {
 impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Self {
         match address {
-            SocketAddr::V4(v4) => Self {
-                address: v4.ip().to_ipv6_mapped().octets(),
-                scope: 0,
-                port: v4.port(),
-                family: Family::V4,
-            },
+            SocketAddr::V4(v4) => {
+                Self { address: v4.ip().to_ipv6_mapped().octets(), scope: 0, port: v4.port(), family: Family::V4 }
+            }
             SocketAddr::V6(v6) => {
                 Self { address: v6.ip().octets(), scope: v6.scope_id(), port: v6.port(), family: Family::V6 }
             }

@@ -110,7 +110,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
             }
             if member.connection.may_read && member.connection.wants_read() {
                 budget = budget.saturating_sub(self.receive::<D>(member)?);
-            } else if !(member.connection.owes_room && member.connection.producing && member.connection.can_progress()) {
+            } else if !(member.connection.owes_room && member.connection.producing && member.connection.can_progress())
+            {
                 break;
             }
         }
@@ -123,7 +124,9 @@ impl<S: Service, T: Trace> Turn<S, T> {
         self.trace.expired(self.who);
         member.connection.timed = false;
         match member.connection.phase {
-            Phase::Open => self.offer(member, 0, |service, session, input, output| service.timer(session, input, output)),
+            Phase::Open => {
+                self.offer(member, 0, |service, session, input, output| service.timer(session, input, output))
+            }
             Phase::Finishing => Ok(()),
             Phase::Lingering => Err(End::Lingered),
         }
@@ -188,11 +191,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
         // Behind a long remainder (a big frame on its way) without a copy; behind a short one with a copy, so that a client
         // that sends little has only that little memory taken.
         let behind = connection.unread() >= READ_BUFFER_BYTES / 4;
-        let filled = if behind {
-            connection.fill_behind(READ_BUFFER_BYTES)
-        } else {
-            connection.fill(&mut self.scratch)
-        };
+        let filled =
+            if behind { connection.fill_behind(READ_BUFFER_BYTES) } else { connection.fill(&mut self.scratch) };
         match filled {
             Filled::Bytes(count) => {
                 self.trace.received(self.who, Ok(count));

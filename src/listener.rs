@@ -46,7 +46,9 @@ pub enum Error {
         address: String,
     },
     /// EADDRNOTAVAIL: no interface of this machine has that address.
-    #[error("{address} is not an address of this machine: use 127.0.0.1, [::1], 0.0.0.0, [::] or one that `ip addr` shows")]
+    #[error(
+        "{address} is not an address of this machine: use 127.0.0.1, [::1], 0.0.0.0, [::] or one that `ip addr` shows"
+    )]
     NotLocal {
         /// What was asked for.
         address: String,
@@ -141,7 +143,8 @@ struct Name {
 impl Drop for Name {
     fn drop(&mut self) {
         // Only if it is still ours: a successor may have put its own socket there.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode)) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode))
+        {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -323,9 +326,7 @@ fn remove_stale(path: &Path, name: &SockAddr) -> Result<(), Error> {
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(refused)?;
     match probe.connect(name) {
-        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
-            std::fs::remove_file(path).map_err(refused)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => std::fs::remove_file(path).map_err(refused),
         // It answered, or its queue is full (EAGAIN), or it is none of our business.
         _ => Err(Error::InUse { address: address() }),
     }
@@ -338,5 +339,8 @@ fn remove_stale(path: &Path, name: &SockAddr) -> Result<(), Error> {
 /// `listen(2)`.
 #[must_use]
 pub fn somaxconn() -> u32 {
-    std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(4096)
+    std::fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(4096)
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -149,9 +150,15 @@ impl Server {
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let ended = Arc::new(ended.map_err(|errno| Error::Start(errno.into()))?);
         let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
+        let running = Arc::new(AtomicUsize::new(count));
         let mut server = Self { handle, workers: Vec::with_capacity(count), ended };
         for number in 0..count {
-            let leave = Leave { handle: server.handle.clone(), number, ended: Arc::clone(&server.ended) };
+            let leave = Leave {
+                handle: server.handle.clone(),
+                number,
+                running: Arc::clone(&running),
+                ended: Arc::clone(&server.ended),
+            };
             let (listeners, make) = (listeners.clone(), Arc::clone(&make));
             let body = move || {
                 let mailbox = Arc::clone(&leave.handle.mailboxes[number]);
@@ -198,7 +205,7 @@ impl Server {
 }
 
 impl AsFd for Server {
-    /// Becomes readable when a worker ends: register it if you wait for other things too. Do not read from it.
+    /// Becomes readable when all workers have ended: register it if you wait for other things too. Do not read from it.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
@@ -215,6 +222,7 @@ impl Drop for Server {
 struct Leave {
     handle: Handle,
     number: usize,
+    running: Arc<AtomicUsize>,
     ended: Arc<EventFd>,
 }
 
@@ -224,7 +232,9 @@ impl Drop for Leave {
             self.handle.shutdown();
         }
         self.handle.mailboxes[self.number].end();
-        let _ = self.ended.write(1);
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let _ = self.ended.write(1);
+        }
     }
 }
 

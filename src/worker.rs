@@ -136,8 +136,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
         // RULE(et-event-cache-needs-no-read): what waits in the run queue gets no event; do not sleep on it.
-        let timeout =
-            if self.run_queue.is_empty() { self.deadlines.next(self.turn.now) } else { Some(Duration::ZERO) };
+        let timeout = if self.run_queue.is_empty() { self.deadlines.next(self.turn.now) } else { Some(Duration::ZERO) };
         self.turn.trace.waiting(timeout, self.members.len(), self.run_queue.len());
         let count = self.epoll.wait(events, timeout.map_or(Timeout::Never, Timeout::After))?;
         self.turn.now = Instant::now();
@@ -186,11 +185,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     /// Lets `act` work on a connection; then sees to its deadline, its interest and its place in the run queue.
     #[inline]
-    fn with(
-        &mut self,
-        token: Token,
-        act: impl FnOnce(&mut Turn<S, T>, &mut Member<S::Session>) -> Result<(), End>,
-    ) {
+    fn with(&mut self, token: Token, act: impl FnOnce(&mut Turn<S, T>, &mut Member<S::Session>) -> Result<(), End>) {
         let Some(member) = self.members.get_mut(token) else { return };
         self.turn.who = ConnectionId { worker: self.number, token };
         self.turn.alarm = Alarm::Keep;
@@ -302,9 +297,10 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Registers a new connection and opens it for the service.
     fn admit(&mut self, listener: usize, socket: NonBlocking<socket2::Socket>, peer: Peer) {
         self.turn.counters.accepted += 1;
-        let registered = self.members.next_token().filter(|token| {
-            self.epoll.add_nonblocking(&socket, token.to_bits(), D::FIRST_INTEREST, D::MODE).is_ok()
-        });
+        let registered = self
+            .members
+            .next_token()
+            .filter(|token| self.epoll.add_nonblocking(&socket, token.to_bits(), D::FIRST_INTEREST, D::MODE).is_ok());
         let Some(token) = registered else {
             // No memory, or max_user_watches: this one has to go, and the next ones wait in the queue.
             self.turn.counters.refused += 1;

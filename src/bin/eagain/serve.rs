@@ -130,18 +130,18 @@ fn start(options: &cli::Serve, listeners: Vec<Listener>, names: Vec<ServiceName>
 }
 
 const SIGNAL: u64 = 0;
-const WORKER_ENDED: u64 = 1;
+const ENDED: u64 = 1;
 
 /// Returns when the workers have ended, or are about to. The first signal drains, the second one stops.
 fn supervise(server: &Server, signals: &SignalFd, drain_timeout: Duration) -> Result<(), Failure> {
     let epoll = Epoll::new()?;
     epoll.add(signals, SIGNAL, Interest::READ, Mode::LEVEL)?;
-    epoll.add(server, WORKER_ENDED, Interest::READ, Mode::LEVEL)?;
+    epoll.add(server, ENDED, Interest::READ, Mode::LEVEL)?;
     let mut events = Events::with_capacity(2);
     let mut draining = false;
     loop {
         epoll.wait(&mut events, Timeout::Never)?;
-        if events.iter().any(|event| event.data() == WORKER_ENDED) && !draining {
+        if events.iter().any(|event| event.data() == ENDED) {
             return Ok(());
         }
         while let Some(signal) = signals.read_signal()? {
@@ -152,7 +152,6 @@ fn supervise(server: &Server, signals: &SignalFd, drain_timeout: Duration) -> Re
                 return Ok(());
             }
             draining = true;
-            epoll.delete(server)?;
             say::note(format_args!("{name}: draining, for {drain_timeout:?} at the most"));
             server.handle().drain(drain_timeout);
         }

@@ -84,7 +84,11 @@ impl Service for Any {
 
     #[inline]
     fn data(&mut self, session: &mut Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
-        each!(self, session, data, input, output)
+        let next = each!(self, session, data, input, output);
+        if let (Next::Finish, Session::Frames(Err(why))) = (next, &*session) {
+            self.scribe.line(format_args!("frames: closing {}: {why}", output.client().peer));
+        }
+        next
     }
 
     #[inline]
@@ -101,12 +105,8 @@ impl Service for Any {
     }
 
     fn close(&mut self, session: Session, client: &Client, end: End) {
-        match session {
-            Session::Frames(Err(why)) => {
-                self.scribe.line(format_args!("frames: closed {}: {why}", client.peer));
-            }
-            Session::Log => self.log.close((), client, end),
-            Session::Echo | Session::Discard | Session::Chargen(_) | Session::Frames(Ok(())) | Session::Delay(_) => {}
+        if let Session::Log = session {
+            self.log.close((), client, end);
         }
     }
 
