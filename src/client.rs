@@ -34,6 +34,14 @@ pub struct ConnectionId {
     pub(crate) token: Token,
 }
 
+impl ConnectionId {
+    /// The number of the worker that has it, from 0.
+    #[must_use]
+    pub const fn worker(&self) -> usize {
+        self.worker as usize
+    }
+}
+
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.worker, self.token)

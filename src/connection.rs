@@ -69,6 +69,9 @@ pub(crate) struct Connection {
     pub(crate) may_write: bool,
     /// The last event promised more than data (RDHUP, HUP, ERR, PRI): only EAGAIN or the end is the end.
     pub(crate) insist: bool,
+    /// A short `recv` says that there is no more. So it is with TCP; a Unix socket also stops where descriptors were sent
+    /// along with the bytes.
+    pub(crate) short_is_all: bool,
     /// The client has sent its FIN, and we have read it.
     pub(crate) read_closed: bool,
     /// Held back by the high-water mark, until the low-water mark.
@@ -90,7 +93,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) const fn new(socket: NonBlocking<Socket>, registered: Interest) -> Self {
+    pub(crate) const fn new(socket: NonBlocking<Socket>, short_is_all: bool, registered: Interest) -> Self {
         Self {
             socket,
             input: None,
@@ -100,6 +103,7 @@ impl Connection {
             // A fresh socket is writable; nobody waits for an event to learn that.
             may_write: true,
             insist: false,
+            short_is_all,
             read_closed: false,
             held_back: false,
             owes_room: true,

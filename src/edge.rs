@@ -28,12 +28,12 @@ impl Discipline for Edge {
 
     /// A short read of a stream is EAGAIN said earlier: the next byte is a new edge (`et-drain-then-edge`). Not so if the
     /// event promised more than data: then the end of the stream, or what lies behind an urgent byte, is there already, and
-    /// only a `recv` tells.
+    /// only a `recv` tells. Nor with Unix sockets, where a `recv` also stops behind bytes that came with descriptors.
     // RULE(et-partial-read-stalls)
     // RULE(et-short-read-hides-eof)
     #[inline]
     fn after_read(connection: &mut Connection, asked: usize, received: usize) {
-        if received < asked && !connection.insist {
+        if received < asked && connection.short_is_all && !connection.insist {
             connection.may_read = false;
         }
     }

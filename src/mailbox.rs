@@ -1,22 +1,30 @@
 //! How other threads reach a worker: a bounded queue of messages, and an eventfd that wakes it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use socket2::Socket;
 
+use crate::client::Peer;
 use crate::limits::MAILBOX_MESSAGES;
 use crate::metrics::{Counters, Published};
 use crate::slab::Token;
+use crate::sys::net::NonBlocking;
 
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Message {
+    /// A connection that another worker accepted, and the index of its listener.
+    Adopt(NonBlocking<Socket>, Peer, usize),
     Send(Token, Arc<[u8]>),
     Broadcast(Arc<[u8]>),
     Close(Token),
-    Drain { until: Instant },
+    Drain {
+        until: Instant,
+    },
     Stop,
 }
 
@@ -52,27 +60,36 @@ pub(crate) struct Mailbox {
     inner: Mutex<Inner>,
     waker: EventFd,
     published: Published,
+    /// Connections of this worker, with those that are on their way to it. Raised by whoever accepts for it, lowered by
+    /// the worker itself.
+    load: AtomicUsize,
 }
 
 impl Mailbox {
     pub(crate) fn new() -> std::io::Result<Self> {
         let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { inner: Mutex::default(), waker, published: Published::default() })
+        Ok(Self { inner: Mutex::default(), waker, published: Published::default(), load: AtomicUsize::new(0) })
     }
 
     pub(crate) const fn waker(&self) -> &EventFd {
         &self.waker
     }
 
-    /// Leaves a message. Commands (all but `Send` and `Broadcast`) are taken even when the box is full.
+    /// Leaves a message. Those that carry no data of the user's are taken even when the box is full: commands are few,
+    /// and connections are as many as descriptors at the most.
     pub(crate) fn leave(&self, message: Message) -> Result<(), SendError> {
+        self.try_leave(message).map_err(|(error, _)| error)
+    }
+
+    /// As `leave`, but a message that is not taken comes back.
+    pub(crate) fn try_leave(&self, message: Message) -> Result<(), (SendError, Message)> {
         let mut inner = self.lock();
         if inner.ended {
-            return Err(SendError::Ended);
+            return Err((SendError::Ended, message));
         }
         let data = matches!(message, Message::Send(..) | Message::Broadcast(_));
         if data && inner.messages.len() >= MAILBOX_MESSAGES {
-            return Err(SendError::Full);
+            return Err((SendError::Full, message));
         }
         let first = inner.messages.is_empty();
         inner.messages.push_back(message);
@@ -92,11 +109,30 @@ impl Mailbox {
         Mail { messages, more: !inner.messages.is_empty() }
     }
 
+    /// Takes no more messages, unless there are some. `false`: there are.
+    pub(crate) fn end_if_empty(&self) -> bool {
+        let mut inner = self.lock();
+        inner.ended |= inner.messages.is_empty();
+        inner.ended
+    }
+
     /// Takes no more messages.
     pub(crate) fn end(&self) {
         let mut inner = self.lock();
         inner.ended = true;
         inner.messages.clear();
+    }
+
+    pub(crate) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn raise_load(&self) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lower_load(&self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn publish(&self, counters: &Counters) {

@@ -161,9 +161,9 @@ impl Server {
             };
             let (listeners, make) = (listeners.clone(), Arc::clone(&make));
             let body = move || {
-                let mailbox = Arc::clone(&leave.handle.mailboxes[number]);
+                let mailboxes = Arc::clone(&leave.handle.mailboxes);
                 let (service, trace) = (make.0(&leave.handle), make.1());
-                let worker = Worker::<S, D, T>::new(number as u16, count > 1, &listeners, mailbox, service, trace);
+                let worker = Worker::<S, D, T>::new(number as u16, &listeners, mailboxes, service, trace);
                 // From here on the worker alone decides how long the listeners live.
                 drop(listeners);
                 let result = worker.and_then(Worker::run).map_err(Error::from);

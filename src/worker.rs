@@ -9,12 +9,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
+
 use crate::client::{Client, ConnectionId, Peer};
 use crate::connection::{Connection, Phase};
 use crate::deadline::Deadlines;
 use crate::exchange::{Alarm, Discipline, Member, Turn};
-use crate::limits::{ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DRAIN_QUIET_MS, EVENTS_PER_WAIT, MAILBOX_BUDGET, SLOTS_MAX};
-use crate::listener::{Listener, Refusal};
+use crate::limits::{
+    ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DRAIN_QUIET_MS, EVENTS_PER_WAIT, LOAD_SLACK, MAILBOX_BUDGET, SLOTS_MAX,
+};
+use crate::listener::{Listener, Refusal, somaxconn};
 use crate::mailbox::{Mailbox, Message};
 use crate::service::{End, Service};
 use crate::slab::{Slab, Token};
@@ -78,28 +82,27 @@ pub(crate) struct Worker<S: Service, D, T> {
     /// What can go on without another event: connections (each at most once, those that say `queued`), listeners, the
     /// mailbox. By the same 64 bits as events.
     run_queue: VecDeque<u64>,
-    mailbox: Arc<Mailbox>,
+    /// Of all workers; ours is at `number`.
+    mailboxes: Arc<[Arc<Mailbox>]>,
     turn: Turn<S, T>,
     state: State,
     number: u16,
-    shared: bool,
     discipline: PhantomData<D>,
 }
 
 impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
-    /// Worker `number`. `shared`: others accept from the same listeners.
+    /// Worker `number` of as many as there are mailboxes.
     pub(crate) fn new(
         number: u16,
-        shared: bool,
         listeners: &[Arc<Listener>],
-        mailbox: Arc<Mailbox>,
+        mailboxes: Arc<[Arc<Mailbox>]>,
         service: S,
         trace: T,
     ) -> Result<Self, Error> {
         let now = Instant::now();
         let epoll = Epoll::new()?;
         // RULE(eventfd-waker-et-needs-no-read): each write is an edge; nobody reads.
-        epoll.add(mailbox.waker(), WAKER, Interest::READ, Mode::EDGE)?;
+        epoll.add(mailboxes[number as usize].waker(), WAKER, Interest::READ, Mode::EDGE)?;
         let door = |listener: &Arc<Listener>| Door { listener: Arc::clone(listener), rests: true, queued: false };
         let nobody = ConnectionId { worker: number, token: Token::from_bits(WAKER) };
         let mut worker = Self {
@@ -108,11 +111,10 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             doors: listeners.iter().map(door).collect(),
             deadlines: Deadlines::new(now),
             run_queue: VecDeque::new(),
-            mailbox,
+            mailboxes,
             turn: Turn::new(service, trace, now, nobody),
             state: State::Serving,
             number,
-            shared,
             discipline: PhantomData,
         };
         worker.open_doors()?;
@@ -129,9 +131,13 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             }
             self.run_queued()?;
             self.expire()?;
-            self.mailbox.publish(&self.turn.counters);
+            self.mailbox().publish(&self.turn.counters);
         }
         Ok(())
+    }
+
+    fn mailbox(&self) -> &Mailbox {
+        &self.mailboxes[self.number as usize]
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
@@ -267,7 +273,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 return Ok(());
             }
             match self.doors[index].listener.accept() {
-                Ok((socket, peer)) => self.admit(index, socket, peer),
+                Ok((socket, peer)) => self.place(index, socket, peer),
                 Err(Refusal::Empty) => {
                     self.turn.trace.not_accepted(index, libc::EAGAIN);
                     return Ok(());
@@ -294,8 +300,33 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         Ok(())
     }
 
+    /// Gives a new connection to the worker that has the fewest: to this one, if the difference is small.
+    fn place(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
+        let least = self
+            .mailboxes
+            .iter()
+            .min_by_key(|mailbox| mailbox.load())
+            .filter(|mailbox| self.state == State::Serving && mailbox.load() + LOAD_SLACK < self.mailbox().load());
+        if let Some(other) = least {
+            other.raise_load();
+            match other.try_leave(Message::Adopt(socket, peer, listener)) {
+                Ok(()) => {}
+                // It is ending: this worker is too, or will be soon, but until then it serves.
+                Err((_, Message::Adopt(socket, ..))) => {
+                    other.lower_load();
+                    self.mailbox().raise_load();
+                    self.admit(listener, socket, peer);
+                }
+                Err(_) => unreachable!("the message that comes back is the one that was left"),
+            }
+        } else {
+            self.mailbox().raise_load();
+            self.admit(listener, socket, peer);
+        }
+    }
+
     /// Registers a new connection and opens it for the service.
-    fn admit(&mut self, listener: usize, socket: NonBlocking<socket2::Socket>, peer: Peer) {
+    fn admit(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
         self.turn.counters.accepted += 1;
         let registered = self
             .members
@@ -305,6 +336,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             // No memory, or max_user_watches: this one has to go, and the next ones wait in the queue.
             self.turn.counters.refused += 1;
             self.turn.counters.closed += 1;
+            self.mailbox().lower_load();
             self.rest(listener);
             return;
         };
@@ -312,7 +344,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         self.turn.trace.accepted(&client);
         self.turn.trace.registered(client.id, D::FIRST_INTEREST, D::MODE, true);
         let session = self.turn.service.open(&client);
-        let connection = Connection::new(socket, D::FIRST_INTEREST);
+        let connection = Connection::new(socket, peer != Peer::UNIX, D::FIRST_INTEREST);
         let inserted = self.members.insert(Member { connection, session, peer, listener: listener as u16 });
         debug_assert_eq!(inserted.ok(), Some(token));
         self.drive(token);
@@ -324,6 +356,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let Some(member) = self.members.remove(token) else { return };
         let _ = self.epoll.delete(member.connection.socket());
         self.deadlines.clear(token.slot() + KEYS);
+        self.mailbox().lower_load();
         self.turn.counters.closed += 1;
         let client = member.client(ConnectionId { worker: self.number, token });
         self.turn.trace.closed(client.id, end);
@@ -339,7 +372,8 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     // RULE(emfile-lt-spins)
     // RULE(emfile-et-stalls)
     fn rest(&mut self, index: usize) {
-        let door = &mut self.doors[index];
+        // A draining worker has none.
+        let Some(door) = self.doors.get_mut(index) else { return };
         if !door.rests {
             door.rests = true;
             let _ = self.epoll.delete(door.listener.socket());
@@ -352,7 +386,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Puts the listeners that rest back into the epoll set, which reports at once if somebody waits
     /// (`et-add-on-ready-fd-fires`).
     fn open_doors(&mut self) -> Result<(), Error> {
-        let mode = if self.shared { D::MODE.exclusive() } else { D::MODE };
+        let mode = if self.mailboxes.len() > 1 { D::MODE.exclusive() } else { D::MODE };
         for (index, door) in self.doors.iter_mut().enumerate().filter(|(_, door)| door.rests) {
             match self.epoll.add_nonblocking(door.listener.socket(), LISTENER | index as u64, Interest::READ, mode) {
                 Ok(()) => {
@@ -369,10 +403,11 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     }
 
     fn read_mail(&mut self) {
-        let mail = self.mailbox.take(MAILBOX_BUDGET);
+        let mail = self.mailbox().take(MAILBOX_BUDGET);
         self.turn.trace.mail(mail.messages.len());
         for message in mail.messages {
             match message {
+                Message::Adopt(socket, peer, listener) => self.admit(listener, socket, peer),
                 Message::Send(token, bytes) => self.deliver(token, &bytes),
                 Message::Broadcast(bytes) => {
                     let everyone: Vec<Token> = self.members.tokens().collect();
@@ -413,8 +448,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             return;
         }
         for index in 0..self.doors.len() {
-            let backlog = crate::listener::somaxconn() as usize;
-            for _ in 0..=backlog / ACCEPT_BUDGET {
+            for _ in 0..=somaxconn() as usize / ACCEPT_BUDGET {
                 let before = self.turn.counters.accepted;
                 if self.accept(index).is_err() || self.turn.counters.accepted == before {
                     break;
@@ -427,8 +461,6 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         self.doors.clear();
         self.run_queue.retain(|&data| data == WAKER || data & LISTENER == 0);
         self.deadlines.clear(KEY_ACCEPT);
-        let now = self.turn.now;
-        self.state = State::Draining { firm: now + until.saturating_duration_since(now) / 2 };
         self.deadlines.set(KEY_STOP, until);
         self.sweep();
     }
@@ -449,7 +481,8 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 });
             }
         }
-        if self.members.is_empty() {
+        // A connection that another worker has handed on may still be in the mailbox.
+        if self.members.is_empty() && self.mailbox().end_if_empty() {
             self.state = State::Stopped;
         } else {
             let soon = self.turn.now + Duration::from_millis(DRAIN_QUIET_MS);
