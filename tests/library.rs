@@ -277,14 +277,17 @@ fn a_service_that_leaves_a_full_input_alone_does_not_hang_the_connection() {
 #[test]
 fn a_drained_server_gives_what_is_due_and_ends() {
     for config in configs() {
-        let (server, address, _seen) = spy_server(config);
+        let (server, address, seen) = spy_server(config);
         let mut client = connect(address);
         client.write_all(b"due").unwrap();
         server.handle().drain(PATIENCE);
+        let id = opened(&seen);
         expect(&mut client, b"due");
         assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
         drop(client);
         server.join().unwrap();
+        // Not `Stopped`, as it would be when the time is over.
+        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), Seen::Closed(id, End::Finished));
         assert!(TcpStream::connect(address).is_err(), "still listening");
     }
 }
