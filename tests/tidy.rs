@@ -1,0 +1,567 @@
+//! The house rules that a machine can check.
+//!
+//! Each test states one rule. It first shows the rule an offence in memory, which must be found, and sometimes an
+//! innocent look-alike, which must not; then it reads the project. A finding says file, line and what is wrong.
+
+#[path = "tidy/docs.rs"]
+mod docs;
+#[path = "tidy/tree.rs"]
+mod tree;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tree::{File, Tree, has_word, is_function_pointer, is_rule_id};
+
+const MAX_COLUMNS: usize = 120;
+const MAX_LINES: usize = 700;
+
+/// What each module of the library may name of the crate, besides itself; `limits` is constants and open to all.
+/// A new module fails until it has a row here: its place in the order is a decision.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("limits", &[]),
+    ("sys", &[]),
+    ("slab", &[]),
+    ("buffer", &[]),
+    ("deadline", &[]),
+    ("metrics", &[]),
+    ("service", &["buffer", "deadline"]),
+    (
+        "listener",
+        &["sys", "slab", "buffer", "deadline", "metrics"],
+    ),
+    (
+        "connection",
+        &["sys", "slab", "buffer", "deadline", "metrics"],
+    ),
+    ("level", BELOW_THE_DISCIPLINES),
+    ("edge", BELOW_THE_DISCIPLINES),
+    ("worker", BELOW_THE_SERVER),
+    (
+        "server",
+        &[
+            "worker", "level", "edge", "sys", "slab", "buffer", "deadline", "metrics", "service",
+            "listener",
+        ],
+    ),
+];
+const BELOW_THE_DISCIPLINES: &[&str] = &[
+    "sys",
+    "slab",
+    "buffer",
+    "deadline",
+    "metrics",
+    "service",
+    "listener",
+    "connection",
+];
+const BELOW_THE_SERVER: &[&str] = &[
+    "sys",
+    "slab",
+    "buffer",
+    "deadline",
+    "metrics",
+    "service",
+    "listener",
+    "connection",
+    "level",
+    "edge",
+];
+
+/// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.
+const PURE: &[&str] = &["limits", "slab", "buffer", "deadline"];
+
+// ---- the rules ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn unsafe_is_said_only_under_src_sys() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in tree
+            .rust()
+            .filter(|file| !file.under(&["src/sys/", "tests/", "benches/"]))
+        {
+            file.each_line(&file.code, |line, text| {
+                if has_word(text, "unsafe") {
+                    found.add(file, line, "`unsafe` outside src/sys");
+                }
+            });
+        }
+    }
+    check(
+        rule,
+        &[
+            ("src/slab.rs", "fn f() { unsafe { g() } }"),
+            ("src/bin/eagain/main.rs", "unsafe fn f() {}"),
+        ],
+        &[
+            (
+                "src/slab.rs",
+                "//! nothing unsafe\n#![deny(unsafe_code)]\nconst A: &str = \"unsafe\";",
+            ),
+            ("src/sys/mod.rs", "unsafe { g() }"),
+        ],
+    );
+}
+
+#[test]
+fn every_unsafe_block_says_why_it_is_safe() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in tree.rust() {
+            file.each_line(&file.code, |line, text| {
+                if has_word(text, "unsafe")
+                    && !is_function_pointer(text)
+                    && !file.has_safety_comment(line)
+                {
+                    found.add(
+                        file,
+                        line,
+                        "`unsafe` without a SAFETY comment (a `# Safety` section for an unsafe fn)",
+                    );
+                }
+            });
+        }
+    }
+    check(
+        rule,
+        &[
+            (
+                "src/sys/mod.rs",
+                "fn f() {\n    // it is fine\n    unsafe { g() }\n}",
+            ),
+            (
+                "src/sys/mod.rs",
+                "// SAFETY: of another\nlet a = 1;\nunsafe { g() }",
+            ),
+            ("src/sys/mod.rs", "/// Docs.\npub unsafe fn f() {}"),
+        ],
+        &[
+            (
+                "src/sys/mod.rs",
+                "// SAFETY: g has no\n// conditions\n#[rustfmt::skip]\nunsafe { g() }",
+            ),
+            (
+                "src/sys/mod.rs",
+                "// SAFETY: yes\nlet a =\n    unsafe { g() };",
+            ),
+            (
+                "src/sys/mod.rs",
+                "/// # Safety\n/// Never.\npub unsafe fn f() {}",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn layers_point_one_way() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        let rows: BTreeMap<_, _> = MAY_USE.iter().copied().collect();
+        for file in tree.library().filter(|file| file.path != "src/lib.rs") {
+            let module = file.module();
+            let Some(may_use) = rows.get(module) else {
+                found.add(
+                    file,
+                    1,
+                    format!("module `{module}` has no row in MAY_USE of tests/tidy.rs"),
+                );
+                continue;
+            };
+            for (line, name) in file.crate_names(|name| rows.contains_key(name)) {
+                if name == module || name == "limits" || may_use.contains(&name.as_str()) {
+                    continue;
+                }
+                let what = if rows.contains_key(name.as_str()) {
+                    format!("`{module}` may not use `{name}`")
+                } else {
+                    format!("`crate::{name}`: name the module that it lives in, not a re-export")
+                };
+                found.add(file, line, what);
+            }
+        }
+    }
+    check(
+        rule,
+        &[
+            ("src/slab.rs", "use crate::sys::Epoll;"),
+            (
+                "src/edge.rs",
+                "use crate::{\n    slab::Slab,\n    level::ready,\n};",
+            ),
+            ("src/connection.rs", "fn f(next: crate::service::Next) {}"),
+            ("src/worker.rs", "use super::server::Server;"),
+            (
+                "src/service/echo.rs",
+                "use super::super::connection::Connection;",
+            ),
+            ("src/level.rs", "use crate::Server;"),
+            ("src/brandnew.rs", ""),
+        ],
+        &[
+            (
+                "src/edge.rs",
+                "use crate::{slab::{level, Slab}, sys};\n#[cfg(test)]\nmod tests { use crate::server::X; }",
+            ),
+            (
+                "src/service/echo.rs",
+                "use super::Next;\nuse crate::buffer::Input;\n// crate::worker",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn each_layer_is_blind_to_what_it_must_not_know() {
+    const BLIND: &[(&str, &[&str])] = &[
+        ("connection", &["Epoll", "EpollEvent"]),
+        (
+            "service",
+            &[
+                "AsFd",
+                "AsRawFd",
+                "RawFd",
+                "OwnedFd",
+                "BorrowedFd",
+                "Token",
+                "Epoll",
+                "EAGAIN",
+                "WouldBlock",
+            ],
+        ),
+        (
+            "service",
+            &[
+                "libc",
+                "nix",
+                "socket2",
+                "TcpStream",
+                "UnixStream",
+                "TcpListener",
+                "UnixListener",
+            ],
+        ),
+    ];
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in tree.library() {
+            let module = file.module();
+            file.each_line(&file.shipped, |line, text| {
+                for word in BLIND
+                    .iter()
+                    .filter(|(blind, _)| *blind == module)
+                    .flat_map(|(_, words)| *words)
+                {
+                    if has_word(text, word) {
+                        found.add(file, line, format!("`{module}` must not know of `{word}`"));
+                    }
+                }
+                let kernel = ["libc", "nix", "socket2"]
+                    .iter()
+                    .any(|word| has_word(text, word));
+                if PURE.contains(&module) && (kernel || text.contains("::now()")) {
+                    found.add(
+                        file,
+                        line,
+                        format!("`{module}` is pure: no system call, and time is passed in"),
+                    );
+                }
+            });
+        }
+    }
+    check(
+        rule,
+        &[
+            ("src/connection.rs", "use crate::sys::Epoll;"),
+            ("src/service/log.rs", "use std::os::fd::AsFd;"),
+            (
+                "src/service/mod.rs",
+                "if error.kind() == ErrorKind::WouldBlock {}",
+            ),
+            ("src/deadline.rs", "let now = Instant::now();"),
+            ("src/buffer.rs", "let read = libc::read(fd);"),
+        ],
+        &[
+            (
+                "src/connection.rs",
+                "//! Knows no Epoll.\nuse crate::sys::Interest;",
+            ),
+            ("src/edge.rs", "Instant::now()"),
+        ],
+    );
+}
+
+#[test]
+fn the_library_knows_nothing_of_the_program() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in tree.rust().filter(|file| file.path.starts_with("src/")) {
+            let library = !file.path.starts_with("src/bin/");
+            file.each_line(&file.code, |line, text| {
+                if library && (has_word(text, "argh") || text.contains("crate::bin")) {
+                    found.add(
+                        file,
+                        line,
+                        "the library uses the program or its option parser",
+                    );
+                }
+                if text.contains("#[path") || has_word(text, "include") {
+                    found.add(
+                        file,
+                        line,
+                        "source of another place; use the library as `eagain::…`",
+                    );
+                }
+            });
+        }
+    }
+    check(
+        rule,
+        &[
+            ("src/server.rs", "use argh::FromArgs;"),
+            (
+                "src/bin/eagain/main.rs",
+                "#[path = \"../../slab.rs\"] mod slab;",
+            ),
+        ],
+        &[("src/bin/eagain/main.rs", "use argh::FromArgs;")],
+    );
+}
+
+#[test]
+fn the_library_never_prints() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in tree.library() {
+            file.each_line(&file.shipped, |line, text| {
+                for name in ["println", "eprintln", "print", "eprint", "dbg"] {
+                    if has_word(text, name) && text.contains(&format!("{name}!")) {
+                        found.add(file, line, format!("`{name}!` in the library"));
+                    }
+                }
+            });
+        }
+    }
+    check(
+        rule,
+        &[
+            ("src/worker.rs", "fn f() { dbg!(1); }"),
+            ("src/sys/mod.rs", "eprintln!(\"no\");"),
+        ],
+        &[
+            (
+                "src/lib.rs",
+                "//! println!(\"an example\");\n#[cfg(test)]\nmod tests {\n fn f() { println!() }\n}",
+            ),
+            ("src/bin/eagain/main.rs", "fn main() { println!(); }"),
+        ],
+    );
+}
+
+#[test]
+fn the_library_never_unwraps() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in tree.library() {
+            file.each_line(&file.shipped, |line, text| {
+                if text.contains(".unwrap()") || text.contains(".unwrap_err()") {
+                    found.add(
+                        file,
+                        line,
+                        "`unwrap` in the library: return the error, or `expect` with the reason",
+                    );
+                }
+            });
+        }
+    }
+    check(
+        rule,
+        &[("src/slab.rs", "let a = b.unwrap();")],
+        &[(
+            "src/slab.rs",
+            "let a = b.unwrap_or(0);\n#[cfg(test)]\nmod tests {\n fn f() { a.unwrap() }\n}",
+        )],
+    );
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        // In pieces, so that this file is no offence.
+        let words = [["TO", "DO"], ["FIX", "ME"]].map(|pieces| pieces.concat());
+        let macros = [["to", "do!"], ["unimple", "mented!"]].map(|pieces| pieces.concat());
+        for file in &tree.files {
+            file.each_line(&file.text, |line, text| {
+                for word in words.iter().filter(|word| has_word(text, word)) {
+                    found.add(file, line, format!("`{word}`: do it, or open an issue"));
+                }
+                for name in macros.iter().filter(|name| text.contains(name.as_str())) {
+                    found.add(file, line, format!("`{name}`: write it, or leave it out"));
+                }
+            });
+        }
+    }
+    let later = ["// TO", "DO: more"].concat();
+    let stub = ["fn f() { unimple", "mented!() }"].concat();
+    check(
+        rule,
+        &[("README.md", &later), ("src/edge.rs", &stub)],
+        &[("src/edge.rs", "let MASTODON = 1;")],
+    );
+}
+
+#[test]
+fn no_path_of_one_machine_is_written_down() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        let homes = ["work", "root", "home"].map(|name| format!("/{name}/"));
+        for file in &tree.files {
+            file.each_line(&file.text, |line, text| {
+                for home in &homes {
+                    // "https://example.org/home/" and "docs/work/" are no paths of a machine.
+                    let starts_a_path = |at: usize| {
+                        !text[..at].ends_with(|c: char| c.is_alphanumeric() || "._-~".contains(c))
+                    };
+                    if text
+                        .match_indices(home.as_str())
+                        .any(|(at, _)| starts_a_path(at))
+                    {
+                        found.add(file, line, format!("a path under {home}"));
+                    }
+                }
+            });
+        }
+    }
+    let path = format!("cp a /{}/b", "root");
+    check(
+        rule,
+        &[("scripts/test", &path)],
+        &[("README.md", "https://example.org/home/index.html")],
+    );
+}
+
+#[test]
+fn lines_and_files_are_short() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        // Data and manifests have lines that nobody can break.
+        let written = |file: &&File| !file.path.ends_with(".toml") && !file.path.ends_with(".lock");
+        for file in tree.files.iter().filter(written) {
+            let markdown = file.path.ends_with(".md");
+            file.each_line(&file.text, |line, text| {
+                // A table row or an address in Markdown cannot be broken.
+                let unbreakable = markdown && (text.starts_with('|') || text.contains("://"));
+                if text.chars().count() > MAX_COLUMNS && !unbreakable {
+                    found.add(file, line, format!("more than {MAX_COLUMNS} columns"));
+                }
+            });
+            let lines = file.text.lines().count();
+            if lines > MAX_LINES && file.path != "CHANGELOG.md" {
+                found.add(
+                    file,
+                    lines,
+                    format!("more than {MAX_LINES} lines: it holds two ideas"),
+                );
+            }
+        }
+    }
+    let long = "x ".repeat(61);
+    let many = "x\n".repeat(701);
+    let row = format!("| {long} |");
+    check(
+        rule,
+        &[
+            ("src/a.rs", &long),
+            ("docs/a.md", &long),
+            ("src/a.rs", &many),
+        ],
+        &[("docs/a.md", &row)],
+    );
+}
+
+#[test]
+fn rule_markers_are_well_formed() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        let marker = ["RU", "LE("].concat();
+        for file in tree.rust().filter(|file| file.path != "tests/tidy.rs") {
+            file.each_line(&file.text, |line, text| {
+                for (at, _) in text.match_indices(&marker) {
+                    let rest = &text[at + marker.len()..];
+                    let id = rest.split_once("):").map(|(id, _)| id);
+                    if !id.is_some_and(is_rule_id) {
+                        found.add(
+                            file,
+                            line,
+                            "a rule marker is `// RULE(lower-case-with-dashes): why`",
+                        );
+                    }
+                }
+            });
+        }
+    }
+    check(
+        rule,
+        &[
+            ("src/edge.rs", "// RULE(Et_Drain): read"),
+            ("src/edge.rs", "// RULE(et-drain) read"),
+        ],
+        &[("src/edge.rs", "// RULE(et-drain): read until EAGAIN")],
+    );
+}
+
+#[test]
+fn libc_is_pinned() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in tree.files.iter().filter(|file| file.path == "Cargo.toml") {
+            let pinned = |line: &str| line.starts_with("libc") && line.contains("\"0.2");
+            if !file.text.lines().any(pinned) {
+                found.add(
+                    file,
+                    1,
+                    "libc is pinned to 0.2: 1.0 changes types at the kernel boundary",
+                );
+            }
+        }
+    }
+    check(
+        rule,
+        &[("Cargo.toml", "libc = \"1.0\"")],
+        &[("Cargo.toml", "libc = \"0.2\"")],
+    );
+}
+
+// ---- how a rule is checked ----------------------------------------------------------------------------------------
+
+type Rule = fn(&Tree, &mut Findings);
+
+/// The rule must find each offence, must not find the innocents, and must find nothing in the project.
+#[track_caller]
+fn check(rule: Rule, offences: &[(&str, &str)], innocents: &[(&str, &str)]) {
+    let findings = |tree: &Tree| {
+        let mut found = Findings(Vec::new());
+        rule(tree, &mut found);
+        found
+    };
+    for (path, text) in offences {
+        let found = findings(&Tree::of_one(path, text));
+        assert!(
+            !found.0.is_empty(),
+            "the rule does not see the offence in {path}: {text}"
+        );
+    }
+    for (path, text) in innocents {
+        let found = findings(&Tree::of_one(path, text));
+        assert!(
+            found.0.is_empty(),
+            "the rule accuses an innocent: {text}\n{found}"
+        );
+    }
+    let found = findings(&Tree::of_the_project());
+    assert!(found.0.is_empty(), "\n{found}");
+}
+
+/// One line each: `file:line: what is wrong`.
+struct Findings(Vec<String>);
+
+impl Findings {
+    fn add(&mut self, file: &File, line: usize, what: impl fmt::Display) {
+        self.0.push(format!("{}:{line}: {what}", file.path));
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0.join("\n"))
+    }
+}
