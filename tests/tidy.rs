@@ -14,59 +14,50 @@ use std::fmt;
 use tree::{File, Tree, has_word, is_function_pointer, is_rule_id};
 
 const MAX_COLUMNS: usize = 120;
+/// Of code: comments and blank lines are free, or they would be the first to go.
 const MAX_LINES: usize = 700;
+/// A test file is a list of facts about one subject; a list is as long as it is.
+const MAX_LINES_OF_FACTS: usize = 1000;
 
-/// What each module of the library may name of the crate, besides itself; `limits` is constants and open to all.
-/// A new module fails until it has a row here: its place in the order is a decision.
+/// What each module of the library may name of the crate besides itself, in the order of the layers: a row names only
+/// rows above it. `limits` is constants and open to all. A new module fails until it has a row here: its place in the
+/// order is a decision.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("metrics", &[]),
     ("sys", &[]),
     ("slab", &[]),
     ("buffer", &[]),
     ("deadline", &[]),
-    ("metrics", &[]),
-    ("service", &["buffer", "deadline"]),
-    (
-        "listener",
-        &["sys", "slab", "buffer", "deadline", "metrics"],
-    ),
-    (
-        "connection",
-        &["sys", "slab", "buffer", "deadline", "metrics"],
-    ),
-    ("level", BELOW_THE_DISCIPLINES),
-    ("edge", BELOW_THE_DISCIPLINES),
-    ("worker", BELOW_THE_SERVER),
-    (
-        "server",
-        &[
-            "worker", "level", "edge", "sys", "slab", "buffer", "deadline", "metrics", "service",
-            "listener",
-        ],
-    ),
+    ("client", &["slab"]),
+    ("service", &["buffer", "client", "deadline"]),
+    ("listener", &["sys", "client"]),
+    ("connection", &["sys", "buffer"]),
+    ("trace", &["sys", "client", "service"]),
+    ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace"]),
+    ("level", &["sys", "connection", "exchange"]),
+    ("edge", &["sys", "connection", "exchange"]),
+    ("worker", BELOW_THE_WORKER),
+    ("server", BELOW_THE_SERVER),
 ];
-const BELOW_THE_DISCIPLINES: &[&str] = &[
+const BELOW_THE_WORKER: &[&str] = &[
+    "metrics",
     "sys",
     "slab",
     "buffer",
     "deadline",
-    "metrics",
+    "client",
     "service",
     "listener",
     "connection",
-];
-const BELOW_THE_SERVER: &[&str] = &[
-    "sys",
-    "slab",
-    "buffer",
-    "deadline",
-    "metrics",
-    "service",
-    "listener",
-    "connection",
+    "trace",
+    "exchange",
     "level",
     "edge",
 ];
+/// Not `connection` and not `exchange`: what happens on one connection is the workers' affair.
+const BELOW_THE_SERVER: &[&str] =
+    &["metrics", "sys", "slab", "client", "service", "listener", "trace", "level", "edge", "worker"];
 
 /// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.
 const PURE: &[&str] = &["limits", "slab", "buffer", "deadline"];
@@ -76,10 +67,7 @@ const PURE: &[&str] = &["limits", "slab", "buffer", "deadline"];
 #[test]
 fn unsafe_is_said_only_under_src_sys() {
     fn rule(tree: &Tree, found: &mut Findings) {
-        for file in tree
-            .rust()
-            .filter(|file| !file.under(&["src/sys/", "tests/", "benches/"]))
-        {
+        for file in tree.rust().filter(|file| !file.under(&["src/sys/", "tests/", "benches/"])) {
             file.each_line(&file.code, |line, text| {
                 if has_word(text, "unsafe") {
                     found.add(file, line, "`unsafe` outside src/sys");
@@ -89,15 +77,9 @@ fn unsafe_is_said_only_under_src_sys() {
     }
     check(
         rule,
+        &[("src/slab.rs", "fn f() { unsafe { g() } }"), ("src/bin/eagain/main.rs", "unsafe fn f() {}")],
         &[
-            ("src/slab.rs", "fn f() { unsafe { g() } }"),
-            ("src/bin/eagain/main.rs", "unsafe fn f() {}"),
-        ],
-        &[
-            (
-                "src/slab.rs",
-                "//! nothing unsafe\n#![deny(unsafe_code)]\nconst A: &str = \"unsafe\";",
-            ),
+            ("src/slab.rs", "//! nothing unsafe\n#![deny(unsafe_code)]\nconst A: &str = \"unsafe\";"),
             ("src/sys/mod.rs", "unsafe { g() }"),
         ],
     );
@@ -108,15 +90,8 @@ fn every_unsafe_block_says_why_it_is_safe() {
     fn rule(tree: &Tree, found: &mut Findings) {
         for file in tree.rust() {
             file.each_line(&file.code, |line, text| {
-                if has_word(text, "unsafe")
-                    && !is_function_pointer(text)
-                    && !file.has_safety_comment(line)
-                {
-                    found.add(
-                        file,
-                        line,
-                        "`unsafe` without a SAFETY comment (a `# Safety` section for an unsafe fn)",
-                    );
+                if has_word(text, "unsafe") && !is_function_pointer(text) && !file.has_safety_comment(line) {
+                    found.add(file, line, "`unsafe` without a SAFETY comment (a `# Safety` section for an unsafe fn)");
                 }
             });
         }
@@ -124,29 +99,14 @@ fn every_unsafe_block_says_why_it_is_safe() {
     check(
         rule,
         &[
-            (
-                "src/sys/mod.rs",
-                "fn f() {\n    // it is fine\n    unsafe { g() }\n}",
-            ),
-            (
-                "src/sys/mod.rs",
-                "// SAFETY: of another\nlet a = 1;\nunsafe { g() }",
-            ),
+            ("src/sys/mod.rs", "fn f() {\n    // it is fine\n    unsafe { g() }\n}"),
+            ("src/sys/mod.rs", "// SAFETY: of another\nlet a = 1;\nunsafe { g() }"),
             ("src/sys/mod.rs", "/// Docs.\npub unsafe fn f() {}"),
         ],
         &[
-            (
-                "src/sys/mod.rs",
-                "// SAFETY: g has no\n// conditions\n#[rustfmt::skip]\nunsafe { g() }",
-            ),
-            (
-                "src/sys/mod.rs",
-                "// SAFETY: yes\nlet a =\n    unsafe { g() };",
-            ),
-            (
-                "src/sys/mod.rs",
-                "/// # Safety\n/// Never.\npub unsafe fn f() {}",
-            ),
+            ("src/sys/mod.rs", "// SAFETY: g has no\n// conditions\n#[rustfmt::skip]\nunsafe { g() }"),
+            ("src/sys/mod.rs", "// SAFETY: yes\nlet a =\n    unsafe { g() };"),
+            ("src/sys/mod.rs", "/// # Safety\n/// Never.\npub unsafe fn f() {}"),
         ],
     );
 }
@@ -155,14 +115,14 @@ fn every_unsafe_block_says_why_it_is_safe() {
 fn layers_point_one_way() {
     fn rule(tree: &Tree, found: &mut Findings) {
         let rows: BTreeMap<_, _> = MAY_USE.iter().copied().collect();
+        for (at, (module, may_use)) in MAY_USE.iter().enumerate() {
+            let above = |name: &&str| MAY_USE[..at].iter().any(|(module, _)| module == name);
+            assert!(may_use.iter().all(above), "the row of `{module}` names a module that is not above it");
+        }
         for file in tree.library().filter(|file| file.path != "src/lib.rs") {
             let module = file.module();
             let Some(may_use) = rows.get(module) else {
-                found.add(
-                    file,
-                    1,
-                    format!("module `{module}` has no row in MAY_USE of tests/tidy.rs"),
-                );
+                found.add(file, 1, format!("module `{module}` has no row in MAY_USE of tests/tidy.rs"));
                 continue;
             };
             for (line, name) in file.crate_names(|name| rows.contains_key(name)) {
@@ -182,16 +142,10 @@ fn layers_point_one_way() {
         rule,
         &[
             ("src/slab.rs", "use crate::sys::Epoll;"),
-            (
-                "src/edge.rs",
-                "use crate::{\n    slab::Slab,\n    level::ready,\n};",
-            ),
+            ("src/edge.rs", "use crate::{\n    slab::Slab,\n    level::ready,\n};"),
             ("src/connection.rs", "fn f(next: crate::service::Next) {}"),
             ("src/worker.rs", "use super::server::Server;"),
-            (
-                "src/service/echo.rs",
-                "use super::super::connection::Connection;",
-            ),
+            ("src/service/echo.rs", "use super::super::connection::Connection;"),
             ("src/level.rs", "use crate::Server;"),
             ("src/brandnew.rs", ""),
         ],
@@ -200,10 +154,7 @@ fn layers_point_one_way() {
                 "src/edge.rs",
                 "use crate::{slab::{level, Slab}, sys};\n#[cfg(test)]\nmod tests { use crate::server::X; }",
             ),
-            (
-                "src/service/echo.rs",
-                "use super::Next;\nuse crate::buffer::Input;\n// crate::worker",
-            ),
+            ("src/service/echo.rs", "use super::Next;\nuse crate::buffer::Input;\n// crate::worker"),
         ],
     );
 }
@@ -212,55 +163,21 @@ fn layers_point_one_way() {
 fn each_layer_is_blind_to_what_it_must_not_know() {
     const BLIND: &[(&str, &[&str])] = &[
         ("connection", &["Epoll", "EpollEvent"]),
-        (
-            "service",
-            &[
-                "AsFd",
-                "AsRawFd",
-                "RawFd",
-                "OwnedFd",
-                "BorrowedFd",
-                "Token",
-                "Epoll",
-                "EAGAIN",
-                "WouldBlock",
-            ],
-        ),
-        (
-            "service",
-            &[
-                "libc",
-                "nix",
-                "socket2",
-                "TcpStream",
-                "UnixStream",
-                "TcpListener",
-                "UnixListener",
-            ],
-        ),
+        ("service", &["AsFd", "AsRawFd", "RawFd", "OwnedFd", "BorrowedFd", "Token", "Epoll", "EAGAIN", "WouldBlock"]),
+        ("service", &["libc", "nix", "socket2", "TcpStream", "UnixStream", "TcpListener", "UnixListener"]),
     ];
     fn rule(tree: &Tree, found: &mut Findings) {
         for file in tree.library() {
             let module = file.module();
             file.each_line(&file.shipped, |line, text| {
-                for word in BLIND
-                    .iter()
-                    .filter(|(blind, _)| *blind == module)
-                    .flat_map(|(_, words)| *words)
-                {
+                for word in BLIND.iter().filter(|(blind, _)| *blind == module).flat_map(|(_, words)| *words) {
                     if has_word(text, word) {
                         found.add(file, line, format!("`{module}` must not know of `{word}`"));
                     }
                 }
-                let kernel = ["libc", "nix", "socket2"]
-                    .iter()
-                    .any(|word| has_word(text, word));
+                let kernel = ["libc", "nix", "socket2"].iter().any(|word| has_word(text, word));
                 if PURE.contains(&module) && (kernel || text.contains("::now()")) {
-                    found.add(
-                        file,
-                        line,
-                        format!("`{module}` is pure: no system call, and time is passed in"),
-                    );
+                    found.add(file, line, format!("`{module}` is pure: no system call, and time is passed in"));
                 }
             });
         }
@@ -270,20 +187,11 @@ fn each_layer_is_blind_to_what_it_must_not_know() {
         &[
             ("src/connection.rs", "use crate::sys::Epoll;"),
             ("src/service/log.rs", "use std::os::fd::AsFd;"),
-            (
-                "src/service/mod.rs",
-                "if error.kind() == ErrorKind::WouldBlock {}",
-            ),
+            ("src/service/mod.rs", "if error.kind() == ErrorKind::WouldBlock {}"),
             ("src/deadline.rs", "let now = Instant::now();"),
             ("src/buffer.rs", "let read = libc::read(fd);"),
         ],
-        &[
-            (
-                "src/connection.rs",
-                "//! Knows no Epoll.\nuse crate::sys::Interest;",
-            ),
-            ("src/edge.rs", "Instant::now()"),
-        ],
+        &[("src/connection.rs", "//! Knows no Epoll.\nuse crate::sys::Interest;"), ("src/edge.rs", "Instant::now()")],
     );
 }
 
@@ -294,18 +202,10 @@ fn the_library_knows_nothing_of_the_program() {
             let library = !file.path.starts_with("src/bin/");
             file.each_line(&file.code, |line, text| {
                 if library && (has_word(text, "argh") || text.contains("crate::bin")) {
-                    found.add(
-                        file,
-                        line,
-                        "the library uses the program or its option parser",
-                    );
+                    found.add(file, line, "the library uses the program or its option parser");
                 }
                 if text.contains("#[path") || has_word(text, "include") {
-                    found.add(
-                        file,
-                        line,
-                        "source of another place; use the library as `eagain::…`",
-                    );
+                    found.add(file, line, "source of another place; use the library as `eagain::…`");
                 }
             });
         }
@@ -314,10 +214,7 @@ fn the_library_knows_nothing_of_the_program() {
         rule,
         &[
             ("src/server.rs", "use argh::FromArgs;"),
-            (
-                "src/bin/eagain/main.rs",
-                "#[path = \"../../slab.rs\"] mod slab;",
-            ),
+            ("src/bin/eagain/main.rs", "#[path = \"../../slab.rs\"] mod slab;"),
         ],
         &[("src/bin/eagain/main.rs", "use argh::FromArgs;")],
     );
@@ -338,15 +235,9 @@ fn the_library_never_prints() {
     }
     check(
         rule,
+        &[("src/worker.rs", "fn f() { dbg!(1); }"), ("src/sys/mod.rs", "eprintln!(\"no\");")],
         &[
-            ("src/worker.rs", "fn f() { dbg!(1); }"),
-            ("src/sys/mod.rs", "eprintln!(\"no\");"),
-        ],
-        &[
-            (
-                "src/lib.rs",
-                "//! println!(\"an example\");\n#[cfg(test)]\nmod tests {\n fn f() { println!() }\n}",
-            ),
+            ("src/lib.rs", "//! println!(\"an example\");\n#[cfg(test)]\nmod tests {\n fn f() { println!() }\n}"),
             ("src/bin/eagain/main.rs", "fn main() { println!(); }"),
         ],
     );
@@ -358,11 +249,7 @@ fn the_library_never_unwraps() {
         for file in tree.library() {
             file.each_line(&file.shipped, |line, text| {
                 if text.contains(".unwrap()") || text.contains(".unwrap_err()") {
-                    found.add(
-                        file,
-                        line,
-                        "`unwrap` in the library: return the error, or `expect` with the reason",
-                    );
+                    found.add(file, line, "`unwrap` in the library: return the error, or `expect` with the reason");
                 }
             });
         }
@@ -370,10 +257,7 @@ fn the_library_never_unwraps() {
     check(
         rule,
         &[("src/slab.rs", "let a = b.unwrap();")],
-        &[(
-            "src/slab.rs",
-            "let a = b.unwrap_or(0);\n#[cfg(test)]\nmod tests {\n fn f() { a.unwrap() }\n}",
-        )],
+        &[("src/slab.rs", "let a = b.unwrap_or(0);\n#[cfg(test)]\nmod tests {\n fn f() { a.unwrap() }\n}")],
     );
 }
 
@@ -396,11 +280,7 @@ fn nothing_is_left_for_later() {
     }
     let later = ["// TO", "DO: more"].concat();
     let stub = ["fn f() { unimple", "mented!() }"].concat();
-    check(
-        rule,
-        &[("README.md", &later), ("src/edge.rs", &stub)],
-        &[("src/edge.rs", "let MASTODON = 1;")],
-    );
+    check(rule, &[("README.md", &later), ("src/edge.rs", &stub)], &[("src/edge.rs", "let MASTODON = 1;")]);
 }
 
 #[test]
@@ -411,13 +291,9 @@ fn no_path_of_one_machine_is_written_down() {
             file.each_line(&file.text, |line, text| {
                 for home in &homes {
                     // "https://example.org/home/" and "docs/work/" are no paths of a machine.
-                    let starts_a_path = |at: usize| {
-                        !text[..at].ends_with(|c: char| c.is_alphanumeric() || "._-~".contains(c))
-                    };
-                    if text
-                        .match_indices(home.as_str())
-                        .any(|(at, _)| starts_a_path(at))
-                    {
+                    let starts_a_path =
+                        |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || "._-~".contains(c));
+                    if text.match_indices(home.as_str()).any(|(at, _)| starts_a_path(at)) {
                         found.add(file, line, format!("a path under {home}"));
                     }
                 }
@@ -425,11 +301,7 @@ fn no_path_of_one_machine_is_written_down() {
         }
     }
     let path = format!("cp a /{}/b", "root");
-    check(
-        rule,
-        &[("scripts/test", &path)],
-        &[("README.md", "https://example.org/home/index.html")],
-    );
+    check(rule, &[("scripts/test", &path)], &[("README.md", "https://example.org/home/index.html")]);
 }
 
 #[test]
@@ -438,35 +310,31 @@ fn lines_and_files_are_short() {
         // Data and manifests have lines that nobody can break.
         let written = |file: &&File| !file.path.ends_with(".toml") && !file.path.ends_with(".lock");
         for file in tree.files.iter().filter(written) {
-            let markdown = file.path.ends_with(".md");
+            let (rust, markdown) = (file.path.ends_with(".rs"), file.path.ends_with(".md"));
             file.each_line(&file.text, |line, text| {
-                // A table row or an address in Markdown cannot be broken.
-                let unbreakable = markdown && (text.starts_with('|') || text.contains("://"));
-                if text.chars().count() > MAX_COLUMNS && !unbreakable {
+                // Nor can a row of a table, an address, or a message that is one string literal.
+                let row = markdown && (text.starts_with('|') || text.contains("://"));
+                let message = rust && text.trim_start().starts_with('"');
+                if text.chars().count() > MAX_COLUMNS && !row && !message {
                     found.add(file, line, format!("more than {MAX_COLUMNS} columns"));
                 }
             });
-            let lines = file.text.lines().count();
-            if lines > MAX_LINES && file.path != "CHANGELOG.md" {
-                found.add(
-                    file,
-                    lines,
-                    format!("more than {MAX_LINES} lines: it holds two ideas"),
-                );
+            let counted = if rust { &file.code } else { &file.text };
+            let lines = counted.lines().filter(|line| !line.trim().is_empty()).count();
+            let most = if file.under(&["tests/"]) { MAX_LINES_OF_FACTS } else { MAX_LINES };
+            if lines > most && file.path != "CHANGELOG.md" {
+                found.add(file, 1, format!("{lines} lines of code, more than {most}: it holds two ideas"));
             }
         }
     }
     let long = "x ".repeat(61);
     let many = "x\n".repeat(701);
     let row = format!("| {long} |");
+    let commented = "// x\n\n".repeat(701);
     check(
         rule,
-        &[
-            ("src/a.rs", &long),
-            ("docs/a.md", &long),
-            ("src/a.rs", &many),
-        ],
-        &[("docs/a.md", &row)],
+        &[("src/a.rs", &long), ("docs/a.md", &long), ("src/a.rs", &many)],
+        &[("docs/a.md", &row), ("src/a.rs", &commented), ("tests/a.rs", &many)],
     );
 }
 
@@ -477,14 +345,9 @@ fn rule_markers_are_well_formed() {
         for file in tree.rust().filter(|file| file.path != "tests/tidy.rs") {
             file.each_line(&file.text, |line, text| {
                 for (at, _) in text.match_indices(&marker) {
-                    let rest = &text[at + marker.len()..];
-                    let id = rest.split_once("):").map(|(id, _)| id);
+                    let id = text[at + marker.len()..].split_once(')').map(|(id, _)| id);
                     if !id.is_some_and(is_rule_id) {
-                        found.add(
-                            file,
-                            line,
-                            "a rule marker is `// RULE(lower-case-with-dashes): why`",
-                        );
+                        found.add(file, line, "the name of a rule is lower-case-with-dashes: `// RULE(et-drain): why`");
                     }
                 }
             });
@@ -492,10 +355,7 @@ fn rule_markers_are_well_formed() {
     }
     check(
         rule,
-        &[
-            ("src/edge.rs", "// RULE(Et_Drain): read"),
-            ("src/edge.rs", "// RULE(et-drain) read"),
-        ],
+        &[("src/edge.rs", "// RULE(Et_Drain): read"), ("src/edge.rs", "// RULE(et-drain: read")],
         &[("src/edge.rs", "// RULE(et-drain): read until EAGAIN")],
     );
 }
@@ -506,19 +366,11 @@ fn libc_is_pinned() {
         for file in tree.files.iter().filter(|file| file.path == "Cargo.toml") {
             let pinned = |line: &str| line.starts_with("libc") && line.contains("\"0.2");
             if !file.text.lines().any(pinned) {
-                found.add(
-                    file,
-                    1,
-                    "libc is pinned to 0.2: 1.0 changes types at the kernel boundary",
-                );
+                found.add(file, 1, "libc is pinned to 0.2: 1.0 changes types at the kernel boundary");
             }
         }
     }
-    check(
-        rule,
-        &[("Cargo.toml", "libc = \"1.0\"")],
-        &[("Cargo.toml", "libc = \"0.2\"")],
-    );
+    check(rule, &[("Cargo.toml", "libc = \"1.0\"")], &[("Cargo.toml", "libc = \"0.2\"")]);
 }
 
 // ---- how a rule is checked ----------------------------------------------------------------------------------------
@@ -535,17 +387,11 @@ fn check(rule: Rule, offences: &[(&str, &str)], innocents: &[(&str, &str)]) {
     };
     for (path, text) in offences {
         let found = findings(&Tree::of_one(path, text));
-        assert!(
-            !found.0.is_empty(),
-            "the rule does not see the offence in {path}: {text}"
-        );
+        assert!(!found.0.is_empty(), "the rule does not see the offence in {path}: {text}");
     }
     for (path, text) in innocents {
         let found = findings(&Tree::of_one(path, text));
-        assert!(
-            found.0.is_empty(),
-            "the rule accuses an innocent: {text}\n{found}"
-        );
+        assert!(found.0.is_empty(), "the rule accuses an innocent: {text}\n{found}");
     }
     let found = findings(&Tree::of_the_project());
     assert!(found.0.is_empty(), "\n{found}");

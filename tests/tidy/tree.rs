@@ -13,45 +13,24 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn of_the_project() -> Tree {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut tree = Tree {
-            files: Vec::new(),
-            paths: BTreeSet::new(),
-        };
+        let mut tree = Tree { files: Vec::new(), paths: BTreeSet::new() };
         tree.walk(root, root);
-        assert!(
-            tree.file("src/lib.rs").is_some(),
-            "the project is not at {}",
-            root.display()
-        );
+        assert!(tree.file("src/lib.rs").is_some(), "the project is not at {}", root.display());
         tree
     }
 
     pub(crate) fn of_one(path: &str, text: &str) -> Tree {
-        Tree {
-            files: vec![File::new(path, text)],
-            paths: BTreeSet::from([path.to_owned()]),
-        }
+        Tree { files: vec![File::new(path, text)], paths: BTreeSet::from([path.to_owned()]) }
     }
 
     fn walk(&mut self, root: &Path, directory: &Path) {
-        let mut entries: Vec<PathBuf> = fs::read_dir(directory)
-            .expect("a directory")
-            .map(|entry| entry.expect("an entry").path())
-            .collect();
+        let mut entries: Vec<PathBuf> =
+            fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path()).collect();
         entries.sort();
         for entry in entries {
-            let path = entry
-                .strip_prefix(root)
-                .expect("below the root")
-                .to_str()
-                .expect("UTF-8")
-                .to_owned();
+            let path = entry.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned();
             // Not tracked: git's own, what cargo built (it marks its directories), the built book.
-            if path == ".git"
-                || path == "docs/book"
-                || entry.join("CACHEDIR.TAG").exists()
-                || entry.is_symlink()
-            {
+            if path == ".git" || path == "docs/book" || entry.join("CACHEDIR.TAG").exists() || entry.is_symlink() {
                 continue;
             }
             self.paths.insert(path.clone());
@@ -72,8 +51,7 @@ impl Tree {
     }
 
     pub(crate) fn library(&self) -> impl Iterator<Item = &File> {
-        self.rust()
-            .filter(|file| file.path.starts_with("src/") && !file.path.starts_with("src/bin/"))
+        self.rust().filter(|file| file.path.starts_with("src/") && !file.path.starts_with("src/bin/"))
     }
 
     pub(crate) fn markdown(&self) -> impl Iterator<Item = &File> {
@@ -93,28 +71,13 @@ pub(crate) struct File {
 impl File {
     pub(crate) fn new(path: &str, text: &str) -> File {
         let rust = path.ends_with(".rs");
-        let code = if rust {
-            blank_comments_and_literals(text)
-        } else {
-            String::new()
-        };
-        let shipped = if path.ends_with("/tests.rs") {
-            String::new()
-        } else {
-            blank_test_modules(&code)
-        };
-        File {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-            shipped,
-        }
+        let code = if rust { blank_comments_and_literals(text) } else { String::new() };
+        let shipped = if path.ends_with("/tests.rs") { String::new() } else { blank_test_modules(&code) };
+        File { path: path.to_owned(), text: text.to_owned(), code, shipped }
     }
 
     pub(crate) fn under(&self, directories: &[&str]) -> bool {
-        directories
-            .iter()
-            .any(|directory| self.path.starts_with(directory))
+        directories.iter().any(|directory| self.path.starts_with(directory))
     }
 
     pub(crate) fn each_line(&self, text: &str, mut see: impl FnMut(usize, &str)) {
@@ -126,11 +89,7 @@ impl File {
     /// `src/sys/epoll.rs` → `sys`
     pub(crate) fn module(&self) -> &str {
         let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
-        inside
-            .split('/')
-            .next()
-            .unwrap_or(inside)
-            .trim_end_matches(".rs")
+        inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs")
     }
 
     /// Whether the comments above a line, or above the statement that it continues, say SAFETY.
@@ -138,23 +97,13 @@ impl File {
         let texts: Vec<&str> = self.text.lines().take(line).collect();
         let codes: Vec<&str> = self.code.lines().take(line).map(str::trim).collect();
         let says = |at: usize| texts[at].contains("SAFETY:") || texts[at].contains("# Safety");
-        let ends_another =
-            |at: usize| codes[at].ends_with([';', '{', '}', ',']) && !codes[at].starts_with('#');
-        says(line - 1)
-            || (0..line - 1)
-                .rev()
-                .take_while(|&at| !ends_another(at))
-                .any(says)
+        let ends_another = |at: usize| codes[at].ends_with([';', '{', '}', ',']) && !codes[at].starts_with('#');
+        says(line - 1) || (0..line - 1).rev().take_while(|&at| !ends_another(at)).any(says)
     }
 
     /// The first name of each path that starts at the root of the crate, with its line.
     pub(crate) fn crate_names(&self, is_module: impl Fn(&str) -> bool) -> Vec<(usize, String)> {
-        let depth = self
-            .path
-            .trim_start_matches("src/")
-            .trim_end_matches("/mod.rs")
-            .split('/')
-            .count();
+        let depth = self.path.trim_start_matches("src/").trim_end_matches("/mod.rs").split('/').count();
         let supers = "super::".repeat(depth);
         let mut names = Vec::new();
         for root in ["crate::", &supers] {
@@ -166,12 +115,7 @@ impl File {
                 let line = before.matches('\n').count() + 1;
                 let after = first_names(&self.shipped[at + root.len()..]);
                 // `super::` in an inline module is this file, not the crate: only a module's name tells.
-                names.extend(
-                    after
-                        .into_iter()
-                        .filter(|n| root == "crate::" || is_module(n))
-                        .map(|n| (line, n)),
-                );
+                names.extend(after.into_iter().filter(|n| root == "crate::" || is_module(n)).map(|n| (line, n)));
             }
         }
         names
@@ -208,12 +152,8 @@ impl File {
     /// The targets of `[text](target)`.
     pub(crate) fn links(&self) -> Vec<(usize, String)> {
         let targets = |(line, prose): (usize, String)| {
-            let ends = prose
-                .split("](")
-                .skip(1)
-                .filter_map(|rest| rest.split_once(')'));
-            ends.map(|(target, _)| (line, target.to_owned()))
-                .collect::<Vec<_>>()
+            let ends = prose.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+            ends.map(|(target, _)| (line, target.to_owned())).collect::<Vec<_>>()
         };
         self.prose_lines().into_iter().flat_map(targets).collect()
     }
@@ -223,14 +163,8 @@ impl File {
         let headings = self.text.lines().filter(|line| line.starts_with('#'));
         headings
             .map(|line| {
-                let text = line
-                    .trim_start_matches('#')
-                    .trim()
-                    .to_lowercase()
-                    .replace(' ', "-");
-                text.chars()
-                    .filter(|&c| c.is_alphanumeric() || c == '-' || c == '_')
-                    .collect()
+                let text = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+                text.chars().filter(|&c| c.is_alphanumeric() || c == '-' || c == '_').collect()
             })
             .collect()
     }
@@ -239,38 +173,25 @@ impl File {
 // ---- reading text -------------------------------------------------------------------------------------------------
 
 pub(crate) fn has_word(text: &str, word: &str) -> bool {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_')
-        .any(|found| found == word)
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word)
 }
 
 pub(crate) fn is_rule_id(id: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty()
-            && part
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
-    };
+    let part = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     id.starts_with(|c: char| c.is_ascii_lowercase()) && id.split('-').all(part)
 }
 
 /// `unsafe fn(…)` and `unsafe extern "C" fn(…)` as a type: nothing is done there.
 pub(crate) fn is_function_pointer(code: &str) -> bool {
-    code.split("unsafe").skip(1).all(|rest| {
-        rest.split_once("fn")
-            .is_some_and(|(_, rest)| rest.starts_with('('))
-    })
+    code.split("unsafe").skip(1).all(|rest| rest.split_once("fn").is_some_and(|(_, rest)| rest.starts_with('(')))
 }
 
 /// `--name` in a line of text; neither `---` nor `a--b`.
 pub(crate) fn options(text: &str) -> Vec<String> {
-    let starts = text
-        .match_indices("--")
-        .filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '-'));
-    let name = |rest: &str| {
-        rest.chars()
-            .take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')
-            .collect()
-    };
+    let starts =
+        text.match_indices("--").filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '-'));
+    let name =
+        |rest: &str| rest.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').collect();
     let names = starts.map(|(at, _)| name(&text[at + 2..]));
     names
         .filter(|name: &String| name.starts_with(|c: char| c.is_ascii_lowercase()))
@@ -294,12 +215,8 @@ pub(crate) fn join(from: &str, link: &str) -> String {
 
 /// `a::b` → a; `{a::{b, c}, d}` → a, d
 fn first_names(path: &str) -> Vec<String> {
-    let name = |text: &str| {
-        text.trim_start()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect::<String>()
-    };
+    let name =
+        |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let Some(group) = path.strip_prefix('{') else {
         return vec![name(path)];
     };
@@ -340,9 +257,7 @@ fn blank_comments_and_literals(text: &str) -> String {
 /// The length of the comment or literal that the text starts with, or 0.
 fn comment_or_literal(text: &[char]) -> usize {
     let find = |from: usize, end: &[char]| {
-        (from..text.len())
-            .find(|&at| text[at..].starts_with(end))
-            .map_or(text.len(), |at| at + end.len())
+        (from..text.len()).find(|&at| text[at..].starts_with(end)).map_or(text.len(), |at| at + end.len())
     };
     match text {
         ['/', '/', ..] => find(2, &['\n']) - 1,
@@ -370,9 +285,7 @@ fn comment_or_literal(text: &[char]) -> usize {
             if rest.get(hashes) != Some(&'"') {
                 return 0;
             }
-            let end: Vec<char> = std::iter::once('"')
-                .chain(std::iter::repeat_n('#', hashes))
-                .collect();
+            let end: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
             find(hashes + 2, &end)
         }
         ['\'', '\\', _, ..] => find(3, &['\'']),
