@@ -37,9 +37,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace"]),
     ("level", &["sys", "connection", "exchange"]),
     ("edge", &["sys", "connection", "exchange"]),
+    ("mailbox", &["metrics", "slab"]),
     ("worker", BELOW_THE_WORKER),
     ("server", BELOW_THE_SERVER),
 ];
+/// Not `level` and not `edge`: the loop is the same for both, and is compiled for each.
 const BELOW_THE_WORKER: &[&str] = &[
     "metrics",
     "sys",
@@ -52,12 +54,11 @@ const BELOW_THE_WORKER: &[&str] = &[
     "connection",
     "trace",
     "exchange",
-    "level",
-    "edge",
+    "mailbox",
 ];
-/// Not `connection` and not `exchange`: what happens on one connection is the workers' affair.
+/// Not `connection` and not `slab`: what happens on one connection is its worker's affair.
 const BELOW_THE_SERVER: &[&str] =
-    &["metrics", "sys", "slab", "client", "service", "listener", "trace", "level", "edge", "worker"];
+    &["metrics", "client", "service", "listener", "trace", "exchange", "level", "edge", "mailbox", "worker"];
 
 /// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.
 const PURE: &[&str] = &["limits", "slab", "buffer", "deadline"];
@@ -152,7 +153,7 @@ fn layers_point_one_way() {
         &[
             (
                 "src/edge.rs",
-                "use crate::{slab::{level, Slab}, sys};\n#[cfg(test)]\nmod tests { use crate::server::X; }",
+                "use crate::{exchange::{level, Turn}, sys};\n#[cfg(test)]\nmod tests { use crate::server::X; }",
             ),
             ("src/service/echo.rs", "use super::Next;\nuse crate::buffer::Input;\n// crate::worker"),
         ],
