@@ -1,7 +1,7 @@
 //! A chat: what one client writes, all clients read, whichever worker they are with.
 //!
-//! `cargo run --example chat [ADDRESS]`, then `nc 127.0.0.1 7070` from several terminals. A client whose line gets longer
-//! than 4 KiB, or who reads nothing while a megabyte is waiting for him, is shown out by the library.
+//! `cargo run --example chat [ADDRESS]`, then `nc 127.0.0.1 7070` from several terminals. A client whose line gets
+//! longer than 4 KiB, or who reads nothing while a megabyte is waiting, is shown out by the library.
 
 use std::net::SocketAddr;
 

@@ -1,16 +1,16 @@
 //! One connection: a socket, what waits on both sides of it, and how far it is with its life.
 //!
-//! It knows no epoll and no service. [`fill`](Connection::fill) and [`send`](Connection::send) make one system call each
-//! and remember what it told; [`interest`](Connection::interest) says what the kernel should watch for, from nothing but
-//! what is in here.
+//! It knows no epoll and no service. [`fill`](Connection::fill) and [`send`](Connection::send) make one system call
+//! each and remember what it told; [`interest`](Connection::interest) says what the kernel should watch for, from
+//! nothing but what is in here.
 //!
 //! What `recv` and `send` get wrong, or leave to the caller (the names are experiments of the lab):
-//! - a. `send` takes what it likes (`short-send-loses-bytes`): the rest is kept. A short one says that the socket is full,
-//!   without another call (`et-short-send-arms-edge`).
-//! - b. The client's FIN is no reason to close (`half-close-is-rdhup-not-hup`, `closing-on-eof-truncates-answers`): what is due
-//!   goes out first.
-//! - c. Closing with unread input resets the connection, and can cost the client the answers that are still on their way
-//!   (`close-with-unread-input-sends-rst`): a connection that we end is read for a while after our FIN.
+//! - a. `send` takes what it likes (`short-send-loses-bytes`): the rest is kept. A short one says that the socket is
+//!   full, without another call (`et-short-send-arms-edge`).
+//! - b. The client's FIN is no reason to close (`half-close-is-rdhup-not-hup`, `closing-on-eof-truncates-answers`):
+//!   what is due goes out first.
+//! - c. Closing with unread input resets the connection, and can cost the client the answers that are still on their
+//!   way (`close-with-unread-input-sends-rst`): a connection that we end is read for a while after our FIN.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -69,8 +69,8 @@ pub(crate) struct Connection {
     pub(crate) may_write: bool,
     /// The last event promised more than data (RDHUP, HUP, ERR, PRI): only EAGAIN or the end is the end.
     pub(crate) insist: bool,
-    /// A short `recv` says that there is no more. So it is with TCP; a Unix socket also stops where descriptors were sent
-    /// along with the bytes.
+    /// A short `recv` says that there is no more. So it is with TCP; a Unix socket also stops where descriptors were
+    /// sent along with the bytes.
     pub(crate) short_is_all: bool,
     /// The client has sent its FIN, and we have read it.
     pub(crate) read_closed: bool,
@@ -178,8 +178,8 @@ impl Connection {
                     Filled::Nothing
                 }
                 libc::EINTR => return None,
-                // ECONNRESET and its kin, but also ENOMEM and ENOBUFS: what the kernel could not give us once is a hole in
-                // the stream, so this connection cannot go on. The others can.
+                // ECONNRESET and its kin, but also ENOMEM and ENOBUFS: what the kernel could not give us once is a hole
+                // in the stream, so this connection cannot go on. The others can.
                 errno => Filled::Gone(errno),
             },
         })

@@ -4,7 +4,8 @@
 //! is further away waits in the last slot and is put where it belongs when its turn comes. Each slot remembers its
 //! earliest deadline, so the loop sleeps exactly until something is due: an idle server is not woken to turn a wheel.
 //!
-//! Time is passed in and never read here. A deadline is rounded up to the next millisecond: it may come late, never early.
+//! Time is passed in and never read here. A deadline is rounded up to the next millisecond: it may come late, never
+//! early.
 
 use std::time::{Duration, Instant};
 
@@ -292,7 +293,8 @@ mod tests {
                         let mut due = Vec::new();
                         deadlines.expire(now, &mut due);
                         due.sort_unstable();
-                        let expected: Vec<u32> = model.iter().filter(|(_, at)| **at <= now).map(|(key, _)| *key).collect();
+                        let expected: Vec<u32> =
+                            model.iter().filter(|(_, at)| **at <= now).map(|(key, _)| *key).collect();
                         prop_assert_eq!(&due, &expected);
                         model.retain(|_, at| *at > now);
                     }

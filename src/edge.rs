@@ -1,9 +1,9 @@
 //! The edge-triggered discipline: we remember.
 //!
 //! A registration is reported when something happens, not while something is so (lab: `et-reports-once`). So it is made
-//! once, for everything, and never changed; a `recv` is followed by another until the kernel has no more; and a connection
-//! that is left before that, because its budget is spent or its client is held back, is ours to come back to: no event will
-//! remind us (`et-partial-read-stalls`). That is what the run queue is for.
+//! once, for everything, and never changed; a `recv` is followed by another until the kernel has no more; and a
+//! connection that is left before that, because its budget is spent or its client is held back, is ours to come back
+//! to: no event will remind us (`et-partial-read-stalls`). That is what the run queue is for.
 //!
 //! Its mirror image is `level.rs`: the same names, in the same order.
 
@@ -26,9 +26,10 @@ impl Discipline for Edge {
     // RULE(et-single-accept-strands)
     const LISTENER_MUST_RETURN: bool = true;
 
-    /// A short read of a stream is EAGAIN said earlier: the next byte is a new edge (`et-drain-then-edge`). Not so if the
-    /// event promised more than data: then the end of the stream, or what lies behind an urgent byte, is there already, and
-    /// only a `recv` tells. Nor with Unix sockets, where a `recv` also stops behind bytes that came with descriptors.
+    /// A short read of a stream is EAGAIN said earlier: the next byte is a new edge (`et-drain-then-edge`). Not so if
+    /// the event promised more than data: then the end of the stream, or what lies behind an urgent byte, is there
+    /// already, and only a `recv` tells. Nor with Unix sockets, where a `recv` also stops behind bytes that came with
+    /// descriptors.
     // RULE(et-partial-read-stalls)
     // RULE(et-short-read-hides-eof)
     #[inline]

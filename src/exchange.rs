@@ -188,8 +188,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
     /// One `recv`, and the service's answer to it. Returns the bytes that it took of the budget.
     fn receive<D: Discipline>(&mut self, member: &mut Member<S::Session>) -> Result<usize, End> {
         let connection = &mut member.connection;
-        // Behind a long remainder (a big frame on its way) without a copy; behind a short one with a copy, so that a client
-        // that sends little has only that little memory taken.
+        // Behind a long remainder (a big frame on its way) without a copy; behind a short one with a copy, so that a
+        // client that sends little has only that little memory taken.
         let behind = connection.unread() >= READ_BUFFER_BYTES / 4;
         let filled =
             if behind { connection.fill_behind(READ_BUFFER_BYTES) } else { connection.fill(&mut self.scratch) };
@@ -259,8 +259,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
         Ok(())
     }
 
-    /// Calls the service with the input that waits (or, if none does, the first `fresh` bytes of the scratch buffer), and
-    /// does what it says.
+    /// Calls the service with the input that waits (or, if none does, the first `fresh` bytes of the scratch buffer),
+    /// and does what it says.
     fn call(
         &mut self,
         member: &mut Member<S::Session>,

@@ -1,9 +1,9 @@
 //! The level-triggered discipline: the kernel remembers.
 //!
-//! A registration is reported by every wait for as long as its condition holds (lab: `lt-repeats-until-drained`). So one
-//! `recv` per event is enough, what is left over needs no list of ours, and the interest must be right at all times: an IN
-//! that we do not want to serve, or an OUT with nothing to send, is a busy loop. It is told to the kernel when it changes,
-//! and for a client that takes its answers it never does.
+//! A registration is reported by every wait for as long as its condition holds (lab: `lt-repeats-until-drained`). So
+//! one `recv` per event is enough, what is left over needs no list of ours, and the interest must be right at all
+//! times: an IN that we do not want to serve, or an OUT with nothing to send, is a busy loop. It is told to the kernel
+//! when it changes, and for a client that takes its answers it never does.
 //!
 //! Its mirror image is `edge.rs`: the same names, in the same order.
 

@@ -18,8 +18,8 @@ pub const TURN_BUDGET_BYTES: usize = 2 * READ_BUFFER_BYTES;
 pub const ACCEPT_BUDGET: usize = 64;
 
 /// Connections that a worker may have more than the one with the fewest before it hands a new one on. With a shared
-/// listener the first worker that sleeps gets nearly all of them (lab: `exclusive-is-not-fair`); handing on costs a wake-up
-/// of the other, so a small difference is left alone.
+/// listener the first worker that sleeps gets nearly all of them (lab: `exclusive-is-not-fair`); handing on costs a
+/// wake-up of the other, so a small difference is left alone.
 pub const LOAD_SLACK: usize = 2;
 
 /// Events that one `epoll_wait(2)` may return (12 bytes each on x86-64). More wait in the kernel's ready list, which

@@ -1,13 +1,13 @@
 //! Listening sockets: bind one or adopt one, accept from it, and know what each failure to accept means.
 //!
 //! What accepting gets wrong, or leaves to the caller (the names are experiments of the lab):
-//! - a. A readable listener promises nothing: another worker may have been faster (`eagain-after-in-is-legal`), so it is
-//!   always non-blocking.
-//! - b. An accepted socket inherits neither O_NONBLOCK nor close-on-exec (`accept-inherits-nothing`): `accept4` sets both.
-//!   It does inherit TCP_NODELAY and SO_OOBINLINE, so those are set here, once, and cost nothing per connection.
+//! - a. A readable listener promises nothing: another worker may have been faster (`eagain-after-in-is-legal`), so it
+//!   is always non-blocking.
+//! - b. An accepted socket inherits neither O_NONBLOCK nor close-on-exec (`accept-inherits-nothing`): `accept4` sets
+//!   both. It does inherit TCP_NODELAY and SO_OOBINLINE, so those are set here, once, and cost nothing per connection.
 //! - c. When descriptors have run out, the connection stays in the queue: a level-triggered listener spins
-//!   (`emfile-lt-spins`), an edge-triggered one sleeps for ever (`emfile-et-stalls`). The worker takes it out of its epoll
-//!   and puts it back after a rest, or when a connection closes.
+//!   (`emfile-lt-spins`), an edge-triggered one sleeps for ever (`emfile-et-stalls`). The worker takes it out of its
+//!   epoll and puts it back after a rest, or when a connection closes.
 //! - d. A backlog above `net.core.somaxconn` is cut without a word (`somaxconn-clamps-silently`): see [`somaxconn`].
 
 use std::fmt;
@@ -154,8 +154,8 @@ impl Listener {
     /// Listens on a TCP address; port 0 takes a free one, see [`address`](Self::address). `backlog` is the accept queue
     /// that is asked for, 1 to 2³¹ − 1; the kernel cuts it to [`somaxconn`].
     ///
-    /// SO_REUSEADDR is set, so that a restart does not wait for TIME_WAIT; IPV6_V6ONLY too: `[::]` and `0.0.0.0` are two
-    /// addresses.
+    /// SO_REUSEADDR is set, so that a restart does not wait for TIME_WAIT; IPV6_V6ONLY too: `[::]` and `0.0.0.0` are
+    /// two addresses.
     ///
     /// # Errors
     /// [`Error`], by what `bind(2)` and `listen(2)` say.

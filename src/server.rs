@@ -276,8 +276,8 @@ impl Handle {
         mailbox.leave(Message::Close(connection.token))
     }
 
-    /// Stops accepting, lets every connection finish, and ends the server: each client gets what is due to it, then a FIN
-    /// when it has been silent for a moment. What is left after `timeout` is closed.
+    /// Stops accepting, lets every connection finish, and ends the server: each client gets what is due to it, then a
+    /// FIN when it has been silent for a moment. What is left after `timeout` is closed.
     pub fn drain(&self, timeout: Duration) {
         let until = Instant::now() + timeout;
         self.tell_all(|| Message::Drain { until });

@@ -1,8 +1,8 @@
 //! The connection table: values by [`Token`], a slot and the generation of its owner.
 //!
 //! An event that was fetched before its connection was closed carries the old generation. The table does not know that
-//! token any more, whoever has the slot now (lab: `stale-event-in-batch`, `fd-number-reuse`). No hash, no search: a look-up is
-//! an index and one comparison.
+//! token any more, whoever has the slot now (lab: `stale-event-in-batch`, `fd-number-reuse`). No hash, no search: a
+//! look-up is an index and one comparison.
 
 use crate::limits::SLOTS_MAX;
 

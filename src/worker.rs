@@ -1,8 +1,9 @@
 //! The loop: one thread, one epoll, its connections.
 //!
-//! The worker owns them: only [`admit`](Worker::admit) registers a connection and only [`close`](Worker::close) takes it
-//! away, in the order DEL, new generation, close. So there are no ghosts in the epoll set (lab: `close-with-dup-ghost`), and
-//! an event that was fetched before its connection went finds nobody (`stale-event-in-batch`).
+//! The worker owns them: only [`admit`](Worker::admit) registers a connection and only [`close`](Worker::close) takes
+//! it away, in the order DEL, new generation, close. So there are no ghosts in the epoll set (lab:
+//! `close-with-dup-ghost`), and an event that was fetched before its connection went finds nobody
+//! (`stale-event-in-batch`).
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;

@@ -37,7 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace"]),
     ("level", &["sys", "connection", "exchange"]),
     ("edge", &["sys", "connection", "exchange"]),
-    ("mailbox", &["metrics", "slab"]),
+    ("mailbox", &["metrics", "sys", "slab", "client"]),
     ("worker", BELOW_THE_WORKER),
     ("server", BELOW_THE_SERVER),
 ];

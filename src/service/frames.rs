@@ -20,8 +20,8 @@ pub struct FrameError {
 
 /// The framed echo service: each frame is answered with itself, as soon as it is whole and not a byte earlier.
 ///
-/// The length is checked before memory is taken for the frame, and memory is taken only for what has arrived. A frame that
-/// is too long ends its connection; the frames before it are answered.
+/// The length is checked before memory is taken for the frame, and memory is taken only for what has arrived. A frame
+/// that is too long ends its connection; the frames before it are answered.
 #[derive(Debug, Clone, Copy)]
 pub struct Frames {
     limit: u32,

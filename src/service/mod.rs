@@ -1,8 +1,8 @@
 //! The embedder's door: [`Service`], and the services that come with the crate.
 //!
-//! A service is sans-IO. Bytes come in, bytes go out, and each callback returns what is to become of the connection; the
-//! loop does the rest. It never sees a descriptor, a token or EAGAIN, so any split of the input gives the same output, and
-//! level and edge do too. There is one value per worker thread: no `Sync`, no lock.
+//! A service is sans-IO. Bytes come in, bytes go out, and each callback returns what is to become of the connection;
+//! the loop does the rest. It never sees a descriptor, a token or EAGAIN, so any split of the input gives the same
+//! output, and level and edge do too. There is one value per worker thread: no `Sync`, no lock.
 
 mod chargen;
 mod delay;
@@ -29,8 +29,8 @@ use crate::limits::INPUT_LIMIT_BYTES;
 pub enum Next {
     /// Go on. A timer that is set stays set.
     More,
-    /// Go on, and call [`Service::timer`] at this time (or as soon as possible, if it has passed). It replaces the timer
-    /// that was set before; there is one per connection.
+    /// Go on, and call [`Service::timer`] at this time (or as soon as possible, if it has passed). It replaces the
+    /// timer that was set before; there is one per connection.
     At(Instant),
     /// Send what waits, then a FIN, and close when the client has closed, or a second later. No callback comes any more
     /// but [`Service::close`].
@@ -50,7 +50,8 @@ pub enum End {
     Broken(i32),
     /// The service said [`Next::Abort`].
     Aborted,
-    /// The service took nothing of an input that was full, had nothing to send and no timer: it would have hung for ever.
+    /// The service took nothing of an input that was full, had nothing to send and no timer: it would have hung for
+    /// ever.
     Stuck,
     /// The client did not take what other threads sent it
     /// ([`OUTPUT_LIMIT_BYTES`](crate::limits::OUTPUT_LIMIT_BYTES)).
@@ -96,8 +97,8 @@ pub trait Service {
     /// Input has come. What is not consumed is there again at the next callback, with more behind it.
     fn data(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next;
 
-    /// There is room for output: after `open`, and whenever what waited has gone out down to the low-water mark. A service
-    /// that writes in here is called again as soon as there is room again.
+    /// There is room for output: after `open`, and whenever what waited has gone out down to the low-water mark. A
+    /// service that writes in here is called again as soon as there is room again.
     fn room(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
         let _ = (session, input, output);
         Next::More
@@ -109,8 +110,8 @@ pub trait Service {
         Next::More
     }
 
-    /// The client has sent its last byte, which may be in `input`; it may still be reading. Called again after each later
-    /// callback, until it returns [`Next::Finish`], which is what it does if it is not implemented.
+    /// The client has sent its last byte, which may be in `input`; it may still be reading. Called again after each
+    /// later callback, until it returns [`Next::Finish`], which is what it does if it is not implemented.
     fn eof(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
         let _ = (session, input, output);
         Next::Finish

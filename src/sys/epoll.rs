@@ -232,7 +232,14 @@ impl BitOrAssign for Interest {
 
 impl fmt::Debug for Interest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Interest({})", Names(self.0))
+        write!(f, "Interest({self})")
+    }
+}
+
+/// The names of the flags, as `IN|OUT`.
+impl fmt::Display for Interest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Names(self.0).fmt(f)
     }
 }
 
@@ -298,9 +305,16 @@ impl Mode {
 
 impl fmt::Debug for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mode({self})")
+    }
+}
+
+/// The names of the flags, as `ET|ONESHOT`; `LEVEL`, for which the kernel has none, where it is not ET.
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = if self.is_edge() { "" } else { "LEVEL|" };
         let names = Names(self.0).to_string();
-        write!(f, "Mode({})", format!("{level}{names}").trim_end_matches("|0"))
+        f.write_str(format!("{level}{names}").trim_end_matches("|0"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `eagain serve`: listeners, workers, signals.
 //!
-//! The main thread prepares everything, starts the workers and then sleeps in an epoll of its own until a signal comes or
-//! a worker ends.
+//! The main thread prepares everything, starts the workers and then sleeps in an epoll of its own until a signal comes
+//! or a worker ends.
 
 mod narrator;
 mod scribe;
@@ -75,7 +75,8 @@ fn listen(options: &cli::Serve) -> Result<(Vec<Listener>, Vec<ServiceName>), Fai
     let backlog = options.backlog.map_or(limit, |asked| asked.unsigned_abs());
     if backlog > limit {
         say::note(format_args!(
-            "warning: the kernel cuts --backlog {backlog} to {limit}: raise net.core.somaxconn (sysctl -w net.core.somaxconn={backlog})"
+            "warning: the kernel cuts --backlog {backlog} to {limit}: raise net.core.somaxconn \
+             (sysctl -w net.core.somaxconn={backlog})"
         ));
     }
     let (mut listeners, mut names) = (Vec::new(), Vec::new());

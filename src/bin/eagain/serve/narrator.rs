@@ -34,7 +34,7 @@ fn name(errno: i32) -> String {
 impl Trace for Narrator {
     fn waiting(&mut self, timeout: Option<Duration>, connections: usize, queued: usize) {
         let timeout = timeout.map_or_else(|| "for ever".to_owned(), |time| format!("{time:?}"));
-        tell(format_args!("epoll_wait {timeout}: {connections} connections, {queued} in the run queue"));
+        tell(format_args!("epoll_wait {timeout}; connections: {connections}, run queue: {queued}"));
     }
 
     fn woken(&mut self, events: usize) {
@@ -53,7 +53,7 @@ impl Trace for Narrator {
     }
 
     fn mail(&mut self, messages: usize) {
-        tell(format_args!("{messages} messages from other threads"));
+        tell(format_args!("messages from other threads: {messages}"));
     }
 
     fn accepted(&mut self, client: &Client) {
@@ -85,7 +85,7 @@ impl Trace for Narrator {
 
     fn registered(&mut self, connection: ConnectionId, interest: Interest, mode: Mode, added: bool) {
         let call = if added { "ADD" } else { "MOD" };
-        tell(format_args!("epoll_ctl {call} {connection}: {interest:?} {mode:?}"));
+        tell(format_args!("epoll_ctl {call} {connection}: {interest} {mode}"));
     }
 
     fn expired(&mut self, connection: ConnectionId) {
