@@ -1,4 +1,74 @@
-//! eagain: serve, measure, prove — on raw Linux epoll.
+//! A TCP server on raw Linux epoll, level- and edge-triggered: the library below the program `eagain`.
+//!
+//! Write a protocol as a [`Service`]: bytes in, bytes out, decisions returned. Give it to a [`Server`], with
+//! [`Listener`]s; reach its connections from other threads by a [`Handle`]. Or use [`sys::epoll`] alone: the three system
+//! calls, safe, with nothing in between.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use std::net::TcpStream;
+//! use std::time::Duration;
+//!
+//! use eagain::{Address, Client, Config, Input, Listener, Next, Output, Server, Service};
+//!
+//! struct Shout;
+//!
+//! impl Service for Shout {
+//!     type Session = ();
+//!
+//!     fn open(&mut self, _: &Client) {}
+//!
+//!     fn data(&mut self, (): &mut (), input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+//!         output.write(&input.to_ascii_uppercase());
+//!         input.consume(input.len());
+//!         Next::More
+//!     }
+//! }
+//!
+//! let listener = Listener::tcp("127.0.0.1:0".parse()?, 128)?;
+//! let Address::Tcp(address) = listener.address().clone() else { unreachable!() };
+//! let server = Server::start(Config::default(), vec![listener], |_| Shout)?;
+//!
+//! let mut client = TcpStream::connect(address)?;
+//! client.write_all(b"hello")?;
+//! client.shutdown(std::net::Shutdown::Write)?;
+//! let mut answer = String::new();
+//! client.read_to_string(&mut answer)?;
+//! assert_eq!(answer, "HELLO");
+//!
+//! server.handle().drain(Duration::from_secs(5));
+//! server.join()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The map
+//!
+//! ```text
+//!  epoll_wait ─ worker ─ level | edge ─ exchange ─ connection ─ recv, send
+//!                 │                        │
+//!        slab, deadline, mailbox        service  (buffer: Input, Output)
+//! ```
+//!
+//! In reading order:
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `limits.rs` | every bound and budget |
+//! | `sys/epoll.rs`, `sys/net.rs` | the kernel boundary, the only `unsafe` |
+//! | `slab.rs`, `buffer.rs`, `deadline.rs`, `client.rs` | the parts: connections by token, byte queues, timeouts, peers |
+//! | `listener.rs` | bind or adopt, accept, and what each accept error means |
+//! | `connection.rs` | a socket, its two queues, how far it is, and what it wants of the kernel |
+//! | `service/` | the trait, and echo, discard, chargen, frames, log, delay |
+//! | `exchange.rs` | one connection's turn: flush, ask, receive, answer |
+//! | `level.rs`, `edge.rs` | what the two disciplines do differently; read them side by side |
+//! | `worker.rs` | the loop |
+//! | `mailbox.rs`, `server.rs` | how other threads reach it; starting, draining, stopping |
+//! | `trace.rs`, `metrics.rs` | the loop told, and counted |
+//!
+//! # What it is not
+//!
+//! Not portable, not a runtime, no TLS: Linux 5.4 or later, threads, and sockets. A callback that blocks holds up all
+//! connections of its worker.
 #![deny(unsafe_code)]
 
 pub mod buffer;
