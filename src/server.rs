@@ -18,6 +18,7 @@ use crate::listener::Listener;
 use crate::mailbox::{Mailbox, Message, SendError};
 use crate::metrics::Counters;
 use crate::service::Service;
+use crate::sys::epoll::Epoll;
 use crate::trace::{Silent, Trace};
 use crate::worker::{self, Worker};
 
@@ -28,7 +29,7 @@ pub enum Error {
     /// A number of workers that is out of range.
     #[error("{0} workers: 1 to {WORKERS_MAX} are possible")]
     Workers(usize),
-    /// There is no thread, or no eventfd, to be had.
+    /// There is no thread, or no descriptor, to be had.
     #[error("cannot start a worker: {0}")]
     Start(#[source] io::Error),
     /// A worker could not go on; the others were stopped.
@@ -149,10 +150,12 @@ impl Server {
         let handle = Handle { mailboxes: mailboxes.map_err(Error::Start)?.into() };
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let ended = Arc::new(ended.map_err(|errno| Error::Start(errno.into()))?);
+        let epolls: Result<Vec<_>, _> = (0..count).map(|_| Epoll::new()).collect();
+        let epolls = epolls.map_err(worker::Error::from)?;
         let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
         let running = Arc::new(AtomicUsize::new(count));
         let mut server = Self { handle, workers: Vec::with_capacity(count), ended };
-        for number in 0..count {
+        for (number, epoll) in epolls.into_iter().enumerate() {
             let leave = Leave {
                 handle: server.handle.clone(),
                 number,
@@ -163,7 +166,7 @@ impl Server {
             let body = move || {
                 let mailboxes = Arc::clone(&leave.handle.mailboxes);
                 let (service, trace) = (make.0(&leave.handle), make.1());
-                let worker = Worker::<S, D, T>::new(number as u16, &listeners, mailboxes, service, trace);
+                let worker = Worker::<S, D, T>::new(epoll, number as u16, &listeners, mailboxes, service, trace);
                 // From here on the worker alone decides how long the listeners live.
                 drop(listeners);
                 let result = worker.and_then(Worker::run).map_err(Error::from);

@@ -92,8 +92,10 @@ pub(crate) struct Worker<S: Service, D, T> {
 }
 
 impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
-    /// Worker `number` of as many as there are mailboxes.
+    /// Worker `number` of as many as there are mailboxes. `epoll` comes from outside, because it takes a descriptor: a
+    /// worker that started a moment earlier may have accepted so many clients that there is none left.
     pub(crate) fn new(
+        epoll: Epoll,
         number: u16,
         listeners: &[Arc<Listener>],
         mailboxes: Arc<[Arc<Mailbox>]>,
@@ -101,7 +103,6 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         trace: T,
     ) -> Result<Self, Error> {
         let now = Instant::now();
-        let epoll = Epoll::new()?;
         // RULE(eventfd-waker-et-needs-no-read): each write is an edge; nobody reads.
         epoll.add(mailboxes[number as usize].waker(), WAKER, Interest::READ, Mode::EDGE)?;
         let door = |listener: &Arc<Listener>| Door { listener: Arc::clone(listener), rests: true, queued: false };

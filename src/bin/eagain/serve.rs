@@ -43,8 +43,12 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
     raise_descriptor_limit();
     let (listeners, names) = listen(options)?;
     announce(&listeners, &names);
+    // Before the server starts: it may take every descriptor there is for its clients.
+    let epoll = Epoll::new()?;
+    epoll.add(&signals, SIGNAL, Interest::READ, Mode::LEVEL)?;
     let server = start(options, listeners, names)?;
-    supervise(&server, &signals, options.drain_timeout)?;
+    epoll.add(&server, ENDED, Interest::READ, Mode::LEVEL)?;
+    supervise(&server, &signals, &epoll, options.drain_timeout)?;
     server.join()?;
     Ok(())
 }
@@ -134,10 +138,7 @@ const SIGNAL: u64 = 0;
 const ENDED: u64 = 1;
 
 /// Returns when the workers have ended, or are about to. The first signal drains, the second one stops.
-fn supervise(server: &Server, signals: &SignalFd, drain_timeout: Duration) -> Result<(), Failure> {
-    let epoll = Epoll::new()?;
-    epoll.add(signals, SIGNAL, Interest::READ, Mode::LEVEL)?;
-    epoll.add(server, ENDED, Interest::READ, Mode::LEVEL)?;
+fn supervise(server: &Server, signals: &SignalFd, epoll: &Epoll, drain_timeout: Duration) -> Result<(), Failure> {
     let mut events = Events::with_capacity(2);
     let mut draining = false;
     loop {
