@@ -1,24 +1,20 @@
-//! smoke
+//! Every service of `eagain serve`, met by clients through sockets, under both disciplines, with
+//! one worker and two.
 #![cfg(feature = "cli")]
+
 mod common;
-use common::*;
-in_every_setup! { smoke }
-fn smoke(setup: Setup) {
-    let mut server = setup.serve(&["--echo", ANY, "--frames=127.0.0.1:0"]);
-    let fds = server.fd_count();
-    let client = connect(server.addr("echo"));
-    exchange(&client, &pattern(10_000_000, 1));
-    half_close(&client);
-    expect_to_end(&client, b"");
-    drop(client);
-    server.wait_for_fd_count(fds);
-    server.wait_until_idle();
-    let f = connect(server.addr("frames"));
-    send(&f, &frame(b"hello"));
-    expect(&f, &frame(b"hello"));
-    rst(f);
-    server.wait_for_fd_count(fds);
-    server.assert_running();
-    assert!(server.rss() > 0);
-    assert!(server.terminate().success());
-}
+
+#[path = "services/chargen.rs"]
+mod chargen;
+#[path = "services/crowd.rs"]
+mod crowd;
+#[path = "services/delay.rs"]
+mod delay;
+#[path = "services/discard.rs"]
+mod discard;
+#[path = "services/echo.rs"]
+mod echo;
+#[path = "services/listeners.rs"]
+mod listeners;
+#[path = "services/log.rs"]
+mod log;

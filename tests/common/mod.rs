@@ -1,8 +1,9 @@
-//! What the tests of the program share: a server that is started and always stopped, clients whose every call has a
-//! deadline, bytes that betray loss and reordering, and a macro that runs a fact under both disciplines.
+//! What the tests of the program share: a server that is started and always stopped, clients whose
+//! every call has a deadline, bytes that betray loss and reordering, and a macro that runs a fact
+//! under both disciplines.
 //!
-//! Everything goes through the public door: the command line, sockets, signals and `/proc`. `EAGAIN_BIN` names another
-//! binary to test, for instance the release build.
+//! Everything goes through the public door: the command line, sockets, signals and `/proc`.
+//! `EAGAIN_BIN` names another binary to test, for instance the release build.
 #![allow(
     dead_code,
     reason = "every test file is a crate of its own and uses a part of this"
@@ -14,7 +15,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long anything may take before it counts as hung. Only a failing test ever waits this long, so it is generous:
-/// the machine may be busy with other things.
+/// How long anything may take before it counts as hung. Only a failing test ever waits this long,
+/// so it is generous: the machine may be busy with other things.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Port 0 of the loopback address: the kernel chooses, the `listening` line tells.
@@ -61,8 +62,8 @@ impl Setup {
     }
 }
 
-/// Makes four tests of each function `fn fact(setup: Setup)` in the list: {level, edge} × {1, 2 workers}. A function
-/// that is missing from the list is dead code, which Clippy reports.
+/// Makes four tests of each function `fn fact(setup: Setup)` in the list: {level, edge} × {1, 2
+/// workers}. A function that is missing from the list is dead code, which Clippy reports.
 macro_rules! in_every_setup {
     ($($fact:ident),+ $(,)?) => {
         $crate::common::in_one_setup!(level_1, false, 1, $($fact),+);
@@ -85,7 +86,8 @@ macro_rules! in_one_setup {
 }
 pub(crate) use in_one_setup;
 
-/// A running `eagain serve`. Dropping it kills the process; if the test has failed, what the server said is printed.
+/// A running `eagain serve`. Dropping it kills the process; if the test has failed, what the server
+/// said is printed.
 pub(crate) struct Server {
     child: Child,
     listening: Vec<(String, String)>,
@@ -182,7 +184,8 @@ impl Server {
         String::from_utf8_lossy(&self.stderr.lock().unwrap()).into_owned()
     }
 
-    /// The number of open descriptors of the server.
+    /// The number of open descriptors of the server. For a number to come back to, let it come to
+    /// rest first: the listeners are named while the workers may still be starting.
     #[track_caller]
     pub(crate) fn fd_count(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
@@ -216,7 +219,8 @@ impl Server {
         kib * 1024
     }
 
-    /// Processor time used so far by all threads, user and system, in clock ticks of 10 ms (proc_pid_stat(5)).
+    /// Processor time used so far by all threads, user and system, in clock ticks of 10 ms
+    /// (proc_pid_stat(5)).
     #[track_caller]
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = self.proc_file("stat");
@@ -229,8 +233,8 @@ impl Server {
             .sum()
     }
 
-    /// Waits for half a second in which the server uses no more than one tick of processor time. A loaded machine
-    /// makes the wait longer but not the server busier.
+    /// Waits for half a second in which the server uses no more than one tick of processor time. A
+    /// loaded machine makes the wait longer but not the server busier.
     #[track_caller]
     pub(crate) fn wait_until_idle(&self) {
         let start = Instant::now();
@@ -246,6 +250,45 @@ impl Server {
                 "the server does not come to rest: {used} ticks in half a second"
             );
         }
+    }
+
+    /// Waits until every thread of the server sleeps: what had arrived has been dealt with.
+    #[track_caller]
+    pub(crate) fn wait_until_at_rest(&self) {
+        // A thread that sleeps twice with the same number of switches has slept all the time
+        // between, and the times of all threads have the moment between the two looks in common.
+        wait_until("the server is at rest", || {
+            let first = self.threads();
+            first.iter().all(|thread| thread.state == 'S') && self.threads() == first
+        });
+    }
+
+    /// Stops the server with SIGSTOP, so that several things can happen before it looks. The kernel
+    /// still accepts connections for it, and bytes.
+    #[track_caller]
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        wait_until("the server has stopped", || {
+            self.threads().iter().all(|thread| thread.state == 'T')
+        });
+    }
+
+    #[track_caller]
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn threads(&self) -> Vec<ThreadState> {
+        let tasks =
+            std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
+        // A thread that ends meanwhile has no status to read and is left out.
+        let status = |task: io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("status")).ok()
+        };
+        tasks
+            .filter_map(status)
+            .map(|status| ThreadState::parse(&status))
+            .collect()
     }
 
     #[track_caller]
@@ -298,6 +341,30 @@ impl Drop for Server {
     }
 }
 
+/// What a thread of the server was doing when `/proc` was read.
+#[derive(PartialEq)]
+struct ThreadState {
+    id: u32,
+    /// `R` running, `S` sleeping, `T` stopped (proc_pid_status(5)).
+    state: char,
+    switches: u64,
+}
+
+impl ThreadState {
+    fn parse(status: &str) -> ThreadState {
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name} in {status}"))
+                .trim()
+        };
+        ThreadState {
+            id: field("Pid:").parse().unwrap(),
+            state: field("State:").chars().next().unwrap(),
+            switches: field("voluntary_ctxt_switches:").parse().unwrap(),
+        }
+    }
+}
+
 /// The program under test.
 pub(crate) fn program() -> String {
     std::env::var("EAGAIN_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_eagain").to_owned())
@@ -321,7 +388,9 @@ fn parse_listening(stdout: &str) -> Vec<(String, String)> {
 }
 
 /// Collects a pipe in a thread, so that the process at its other end never waits for a reader.
-fn collect(mut pipe: impl Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
+pub(crate) fn collect(
+    mut pipe: impl Read + Send + 'static,
+) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
     let collected = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&collected);
     let reader = thread::spawn(move || {
@@ -333,7 +402,8 @@ fn collect(mut pipe: impl Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, JoinHa
     (collected, reader)
 }
 
-/// Waits for the end of `child`; `None` if it is not over within the deadline, and then the child is killed.
+/// Waits for the end of `child`; `None` if it is not over within the deadline, and then the child
+/// is killed.
 pub(crate) fn wait_with_deadline(child: &mut Child) -> Option<ExitStatus> {
     let start = Instant::now();
     while start.elapsed() < DEADLINE {
@@ -364,7 +434,22 @@ pub(crate) fn raise_nofile_limit() -> u64 {
     hard
 }
 
-/// A connection to `address` (`HOST:PORT`) without Nagle's delay, on which every call has a deadline.
+/// Says past the test harness, which keeps the output of tests that pass, what was left out and
+/// why.
+pub(crate) fn not_tested(why: &str) {
+    // Where standard error is closed, nobody is there to be told.
+    let _ = io::stderr().write_all(format!("not tested: {why}\n").as_bytes());
+}
+
+/// Tests with thousands of connections take turns: together they would need more descriptors than
+/// one process has.
+pub(crate) fn one_crowd_at_a_time() -> MutexGuard<'static, ()> {
+    static CROWD: Mutex<()> = Mutex::new(());
+    CROWD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection to `address` (`HOST:PORT`) without Nagle's delay, on which every call has a
+/// deadline.
 #[track_caller]
 pub(crate) fn connect(address: &str) -> TcpStream {
     let address = address
@@ -375,6 +460,28 @@ pub(crate) fn connect(address: &str) -> TcpStream {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
     stream
+}
+
+/// As [`connect`], with the smallest receive buffer that the kernel grants: asked for 4,096 bytes,
+/// which it doubles for its own bookkeeping (SO_RCVBUF, socket(7)). Set before the connection, so
+/// that the window offered is small as well.
+#[track_caller]
+pub(crate) fn connect_with_small_receive_buffer(address: &str) -> TcpStream {
+    let address: std::net::SocketAddr = address.parse().expect("HOST:PORT");
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        None,
+    )
+    .unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket
+        .connect_timeout(&address.into(), DEADLINE)
+        .expect("connect");
+    socket.set_tcp_nodelay(true).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.set_write_timeout(Some(DEADLINE)).unwrap();
+    socket.into()
 }
 
 /// A connection to `unix:PATH` or `unix:@NAME` on which every call has a deadline.
@@ -413,7 +520,8 @@ pub(crate) fn expect(mut stream: impl Read, expected: &[u8]) {
     outcome.expect("recv");
 }
 
-/// Receives until the other side has finished and compares; a reset is a failure, an empty `expected` asks for EOF alone.
+/// Receives until the other side has finished and compares; a reset is a failure, an empty
+/// `expected` asks for EOF alone.
 #[track_caller]
 pub(crate) fn expect_to_end(mut stream: impl Read, expected: &[u8]) {
     let mut received = Vec::with_capacity(expected.len());
@@ -422,8 +530,8 @@ pub(crate) fn expect_to_end(mut stream: impl Read, expected: &[u8]) {
     outcome.expect("recv until the end");
 }
 
-/// Asserts that nothing at all has arrived: no byte, no end, no error. What is on its way already is not waited for,
-/// so first let another connection, or another proof, show that the server has had its turn.
+/// Asserts that nothing at all has arrived: no byte, no end, no error. What is on its way is not
+/// waited for, so let the server come to rest first.
 #[track_caller]
 pub(crate) fn expect_silence(stream: &TcpStream) {
     stream.set_nonblocking(true).unwrap();
@@ -435,7 +543,8 @@ pub(crate) fn expect_silence(stream: &TcpStream) {
     }
 }
 
-/// Sends `bytes` and receives as many at the same time, as an echo of more than the socket buffers needs.
+/// Sends `bytes` and receives as many at the same time, as an echo of more than the socket buffers
+/// needs.
 #[track_caller]
 pub(crate) fn exchange(stream: &TcpStream, bytes: &[u8]) {
     thread::scope(|scope| {
@@ -458,7 +567,8 @@ pub(crate) fn rst(stream: TcpStream) {
         .unwrap();
 }
 
-/// `length` bytes that depend on their position and on `seed`: a lost, doubled or swapped byte does not go unseen.
+/// `length` bytes that depend on their position and on `seed`: a lost, doubled or swapped byte does
+/// not go unseen.
 pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     // splitmix64 (Steele, Lea, Flood 2014): consecutive states, well mixed.
     let mut state = seed.wrapping_mul(0xD1B5_4A32_D192_ED03);
