@@ -28,16 +28,10 @@ in_every_setup! {
 /// installed.
 #[track_caller]
 fn run(command: &mut Command, input: &[u8]) -> Option<Output> {
-    let piped = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = match piped.spawn() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            not_tested(&format!(
-                "{} is not installed",
-                command.get_program().display()
-            ));
+            not_tested(&format!("{} is not installed", command.get_program().display()));
             return None;
         }
         other => other.unwrap(),
@@ -54,23 +48,14 @@ fn run(command: &mut Command, input: &[u8]) -> Option<Output> {
     let stderr = std::mem::take(&mut *stderr.lock().unwrap());
     let status = status.unwrap_or_else(|| panic!("{command:?} hangs: {}", stderr.escape_ascii()));
     let stdout = std::mem::take(&mut *stdout.lock().unwrap());
-    Some(Output {
-        status,
-        stdout,
-        stderr,
-    })
+    Some(Output { status, stdout, stderr })
 }
 
 /// Fails unless the client has ended well and has written `expected`.
 #[track_caller]
 fn assert_wrote(output: &Output, expected: &[u8]) {
     assert_same(&output.stdout, expected);
-    assert!(
-        output.status.success(),
-        "{}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
 }
 
 fn host_and_port(address: &str) -> (&str, &str) {
@@ -83,9 +68,7 @@ fn netcat_is_installed() -> bool {
     let Some(help) = run(Command::new("nc").arg("-h"), b"") else {
         return false;
     };
-    let openbsd = [help.stdout, help.stderr]
-        .concat()
-        .starts_with(b"OpenBSD netcat");
+    let openbsd = [help.stdout, help.stderr].concat().starts_with(b"OpenBSD netcat");
     if !openbsd {
         not_tested("the nc that is installed is not OpenBSD's");
     }
@@ -129,25 +112,14 @@ fn netcat_reads_the_wheel(setup: Setup) {
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = text.split_terminator("\r\n").collect();
     assert_eq!(lines.len(), 3);
-    assert!(
-        lines[0].starts_with(" !\"#") && lines[0].ends_with("efg"),
-        "{}",
-        lines[0]
-    );
-    assert!(
-        lines[2].starts_with("\"#$%") && lines[2].ends_with("ghi"),
-        "{}",
-        lines[2]
-    );
+    assert!(lines[0].starts_with(" !\"#") && lines[0].ends_with("efg"), "{}", lines[0]);
+    assert!(lines[2].starts_with("\"#$%") && lines[2].ends_with("ghi"), "{}", lines[2]);
     server.assert_running();
 }
 
 fn socat(address: &str, input: &[u8]) -> Option<Output> {
     // Without -t it gives up half a second after its input has ended.
-    run(
-        Command::new("socat").args(["-t", "60", "-", address]),
-        input,
-    )
+    run(Command::new("socat").args(["-t", "60", "-", address]), input)
 }
 
 fn socat_gets_its_bytes_back(setup: Setup) {
@@ -162,25 +134,12 @@ fn socat_gets_its_bytes_back(setup: Setup) {
 }
 
 fn socat_gets_its_bytes_back_through_unix_sockets(setup: Setup) {
-    let name = format!(
-        "eagain-clients-{}-{}-{}",
-        std::process::id(),
-        setup.edge_triggered,
-        setup.workers
-    );
+    let name = format!("eagain-clients-{}-{}-{}", std::process::id(), setup.edge_triggered, setup.workers);
     let path = std::env::temp_dir().join(&name);
     let path = path.to_str().unwrap();
-    let mut server = setup.serve(&[
-        "--echo",
-        &format!("unix:{path}"),
-        "--echo",
-        &format!("unix:@{name}"),
-    ]);
+    let mut server = setup.serve(&["--echo", &format!("unix:{path}"), "--echo", &format!("unix:@{name}")]);
     let message = pattern(1_000_000, 4);
-    for address in [
-        format!("UNIX-CONNECT:{path}"),
-        format!("ABSTRACT-CONNECT:{name}"),
-    ] {
+    for address in [format!("UNIX-CONNECT:{path}"), format!("ABSTRACT-CONNECT:{name}")] {
         if let Some(output) = socat(&address, &message) {
             assert_wrote(&output, &message);
         }
@@ -194,10 +153,7 @@ fn python(address: &str, program: &str) -> Option<Output> {
     let connect = "import socket, struct, sys, threading\n\
                    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60)\n";
     let (host, port) = host_and_port(address);
-    run(
-        Command::new("python3").args(["-c", &format!("{connect}{program}"), host, port]),
-        b"",
-    )
+    run(Command::new("python3").args(["-c", &format!("{connect}{program}"), host, port]), b"")
 }
 
 fn python_gets_its_bytes_back(setup: Setup) {
@@ -273,16 +229,7 @@ fn erlang_gets_its_packets_back(setup: Setup) {
          halt(0)."
     );
     let mut erlang = Command::new("erl");
-    erlang.args([
-        "+S",
-        "1",
-        "-noinput",
-        "-noshell",
-        "-boot",
-        "start_clean",
-        "-eval",
-        &program,
-    ]);
+    erlang.args(["+S", "1", "-noinput", "-noshell", "-boot", "start_clean", "-eval", &program]);
     let Some(output) = run(&mut erlang, b"") else {
         return;
     };

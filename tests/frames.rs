@@ -19,6 +19,7 @@ in_every_setup! {
     many_frames_in_one_segment_come_back,
     the_longest_frame_comes_back,
     a_frame_over_the_limit_closes_its_connection_only,
+    a_frame_over_the_limit_does_not_cut_off_the_answers_before_it,
     a_frame_over_the_limit_is_refused_by_its_length_alone,
     lengths_of_gigabytes_are_refused,
     an_announced_length_takes_no_memory,
@@ -81,10 +82,7 @@ fn single_bytes_make_frames(setup: Setup) {
 fn an_empty_frame_comes_back(setup: Setup) {
     let server = serve_frames(setup);
     let client = connect(server.addr("frames"));
-    for input in [
-        frame(b""),
-        [frame(b""), frame(b"x"), frame(b""), frame(b"")].concat(),
-    ] {
+    for input in [frame(b""), [frame(b""), frame(b"x"), frame(b""), frame(b"")].concat()] {
         send(&client, &input);
         expect(&client, &input);
     }
@@ -95,9 +93,7 @@ fn an_empty_frame_comes_back(setup: Setup) {
 fn many_frames_in_one_segment_come_back(setup: Setup) {
     let server = serve_frames(setup);
     let client = connect(server.addr("frames"));
-    let input: Vec<u8> = (0..3000)
-        .flat_map(|seed| frame(&pattern(seed % 17, seed as u64)))
-        .collect();
+    let input: Vec<u8> = (0..3000).flat_map(|seed| frame(&pattern(seed % 17, seed as u64))).collect();
     send(&client, &input);
     half_close(&client);
     expect_to_end(&client, &input);
@@ -131,15 +127,29 @@ fn a_frame_over_the_limit_closes_its_connection_only(setup: Setup) {
     expect_to_end(&client, &good);
     server.wait_for_fd_count(fds);
     wait_until("standard error gives the limit as the reason", || {
-        server
-            .stderr()
-            .lines()
-            .any(|line| line.contains("1000") && line.contains("1001"))
+        server.stderr().split(|c: char| !c.is_ascii_digit()).any(|number| number == "1000")
     });
 
     send(&bystander, &half[200..]);
     expect(&bystander, &half);
     server.assert_running();
+}
+
+fn a_frame_over_the_limit_does_not_cut_off_the_answers_before_it(setup: Setup) {
+    let server = serve_frames(setup);
+    let good: Vec<u8> = (0..20_000).flat_map(|seed| frame(&pattern(1020, seed))).collect();
+    let probe = connect_with_small_receive_buffer(server.addr("frames"));
+    let read = send_until_refused(&server, &probe, &good);
+    drop(probe);
+    // One of these ends in the middle of the server's output, where it takes more and the kernel does not.
+    for less in [10_000, 40_000, 70_000, 100_000, 130_000, 160_000, 190_000] {
+        let client = connect_with_small_receive_buffer(server.addr("frames"));
+        let good = &good[..(read - less).next_multiple_of(1024)];
+        send_small_pieces(&server, &client, good);
+        send(&client, &(MIB as u32 + 1).to_be_bytes());
+        server.wait_until_at_rest();
+        expect_to_end(&client, good);
+    }
 }
 
 /// Sends what the server must refuse after a good frame: the good one is answered, then the
@@ -171,13 +181,7 @@ fn lengths_of_gigabytes_are_refused(setup: Setup) {
     let mut server = serve_frames(setup);
     let fds = server.fd_count();
     let before = server.rss();
-    for length in [
-        u32::MAX,
-        u32::MAX - 3,
-        0x8000_0000,
-        0x7FFF_FFFF,
-        0x7FFF_FFFC,
-    ] {
+    for length in [u32::MAX, u32::MAX - 3, 0x8000_0000, 0x7FFF_FFFF, 0x7FFF_FFFC] {
         assert_refused_after_a_good_frame(&server, length);
     }
     let grown = server.rss().saturating_sub(before);
@@ -194,19 +198,13 @@ fn an_announced_length_takes_no_memory(setup: Setup) {
         client
     };
     let answered = connect(server.addr("frames"));
-    exchange(
-        &answered,
-        &frame(b"the memory for the first connection is taken"),
-    );
+    exchange(&answered, &frame(b"the memory for the first connection is taken"));
     server.wait_until_at_rest();
     let before = server.rss();
     let clients: Vec<TcpStream> = (0..100).map(|_| announce()).collect();
     server.wait_until_at_rest();
     let grown = server.rss().saturating_sub(before);
-    assert!(
-        grown < 5_000_000,
-        "100 announced frames cost the server {grown} bytes"
-    );
+    assert!(grown < 5_000_000, "100 announced frames cost the server {grown} bytes");
     clients.iter().for_each(expect_silence);
     exchange(&answered, &frame(b"still there"));
 }
@@ -228,14 +226,16 @@ fn an_incomplete_frame_is_not_answered(setup: Setup) {
 fn unfinished_frames_of_two_clients_do_not_mix(setup: Setup) {
     let server = serve_frames(setup);
     // Several, so that with two workers some share one.
-    let clients: Vec<(TcpStream, Vec<u8>)> = (0..8)
-        .map(|seed| (connect(server.addr("frames")), frame(&pattern(5000, seed))))
-        .collect();
-    let pieces = [0..2, 2..7, 7..3000, 3000..5004];
-    for piece in pieces {
+    let clients: Vec<(TcpStream, Vec<u8>)> =
+        (0..8).map(|seed| (connect(server.addr("frames")), frame(&pattern(5000 + seed as usize, seed)))).collect();
+    for piece in [0..2, 2..7, 7..3000] {
         for (client, frame) in &clients {
             send(client, &frame[piece.clone()]);
         }
+        server.wait_until_at_rest();
+    }
+    for (client, frame) in &clients {
+        send(client, &frame[3000..]);
     }
     for (client, frame) in clients.iter().rev() {
         expect(client, frame);
@@ -275,8 +275,7 @@ fn ten_megabytes_of_frames_come_back(setup: Setup) {
 
 /// Payload lengths, and the lengths of the pieces in which the frames are sent.
 fn frames_and_pieces() -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
-    let payload =
-        proptest::prop_oneof![4 => 0usize..40, 2 => 40usize..5000, 1 => 60_000usize..140_000];
+    let payload = proptest::prop_oneof![4 => 0usize..40, 2 => 40usize..5000, 1 => 60_000usize..140_000];
     let piece = proptest::prop_oneof![4 => 1usize..8, 2 => 8usize..3000, 1 => 3000usize..100_000];
     (vec(payload, 1..12), vec(piece, 1..40))
 }
@@ -284,13 +283,8 @@ fn frames_and_pieces() -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
 fn random_frames_in_random_pieces_come_back(setup: Setup) {
     let server = serve_frames(setup);
     // The same cases in every run: what fails once fails again.
-    let config = Config {
-        cases: 48,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let mut runner =
-        TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let cases = (frames_and_pieces(), any::<u32>());
     let outcome = runner.run(&cases, |((payloads, pieces), seed)| {
         let seeded = payloads.iter().zip(u64::from(seed)..);

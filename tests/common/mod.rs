@@ -4,10 +4,7 @@
 //!
 //! Everything goes through the public door: the command line, sockets, signals and `/proc`.
 //! `EAGAIN_BIN` names another binary to test, for instance the release build.
-#![allow(
-    dead_code,
-    reason = "every test file is a crate of its own and uses a part of this"
-)]
+#![allow(dead_code, reason = "every test file is a crate of its own and uses a part of this")]
 #![allow(unused_imports, unused_macros, reason = "likewise")]
 
 use std::io::{self, Read, Write};
@@ -53,11 +50,7 @@ impl Setup {
     #[track_caller]
     pub(crate) fn serve(self, more: &[&str]) -> Server {
         let setup = self.args();
-        let args: Vec<&str> = setup
-            .iter()
-            .map(String::as_str)
-            .chain(more.iter().copied())
-            .collect();
+        let args: Vec<&str> = setup.iter().map(String::as_str).chain(more.iter().copied()).collect();
         Server::start(&args)
     }
 }
@@ -101,10 +94,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn start(args: &[&str]) -> Server {
         let asked = args.iter().filter(|arg| is_listener_option(arg)).count();
-        assert!(
-            asked > 0,
-            "name a listener: the default ports are shared by all tests"
-        );
+        assert!(asked > 0, "name a listener: the default ports are shared by all tests");
         let mut server = Server::spawn(args);
         server.wait_until_listening(asked);
         server
@@ -124,13 +114,7 @@ impl Server {
         let (stdout, stdout_reader) = collect(child.stdout.take().unwrap());
         let (stderr, stderr_reader) = collect(child.stderr.take().unwrap());
         let readers = vec![stdout_reader, stderr_reader];
-        Server {
-            child,
-            listening: Vec::new(),
-            stdout,
-            stderr,
-            readers,
-        }
+        Server { child, listening: Vec::new(), stdout, stderr, readers }
     }
 
     #[track_caller]
@@ -153,10 +137,7 @@ impl Server {
     /// The address of the first listener of `service`, as the server printed it.
     #[track_caller]
     pub(crate) fn addr(&self, service: &str) -> &str {
-        self.addrs(service)
-            .first()
-            .copied()
-            .unwrap_or_else(|| panic!("no listener for {service}"))
+        self.addrs(service).first().copied().unwrap_or_else(|| panic!("no listener for {service}"))
     }
 
     /// The addresses of all listeners of `service` in the order of their lines.
@@ -188,9 +169,7 @@ impl Server {
     /// rest first: the listeners are named while the workers may still be starting.
     #[track_caller]
     pub(crate) fn fd_count(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("the server runs")
-            .count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
     }
 
     /// Waits until the server has exactly `count` descriptors open.
@@ -199,10 +178,7 @@ impl Server {
         let start = Instant::now();
         while self.fd_count() != count {
             let now = self.fd_count();
-            assert!(
-                start.elapsed() < DEADLINE,
-                "the server has {now} descriptors open instead of {count}"
-            );
+            assert!(start.elapsed() < DEADLINE, "the server has {now} descriptors open instead of {count}");
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -211,10 +187,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn rss(&self) -> u64 {
         let status = self.proc_file("status");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("a running process has VmRSS");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a running process has VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
     }
@@ -226,11 +199,7 @@ impl Server {
         let stat = self.proc_file("stat");
         // The name in parentheses may hold anything; after it utime and stime are fields 12 and 13.
         let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
-        fields
-            .skip(11)
-            .take(2)
-            .map(|ticks| ticks.parse::<u64>().unwrap())
-            .sum()
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
     /// Waits for half a second in which the server uses no more than one tick of processor time. A
@@ -245,10 +214,7 @@ impl Server {
             if used <= 1 {
                 return;
             }
-            assert!(
-                start.elapsed() < DEADLINE,
-                "the server does not come to rest: {used} ticks in half a second"
-            );
+            assert!(start.elapsed() < DEADLINE, "the server does not come to rest: {used} ticks in half a second");
         }
     }
 
@@ -268,9 +234,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);
-        wait_until("the server has stopped", || {
-            self.threads().iter().all(|thread| thread.state == 'T')
-        });
+        wait_until("the server has stopped", || self.threads().iter().all(|thread| thread.state == 'T'));
     }
 
     #[track_caller]
@@ -279,16 +243,11 @@ impl Server {
     }
 
     fn threads(&self) -> Vec<ThreadState> {
-        let tasks =
-            std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
         // A thread that ends meanwhile has no status to read and is left out.
-        let status = |task: io::Result<std::fs::DirEntry>| {
-            std::fs::read_to_string(task.ok()?.path().join("status")).ok()
-        };
-        tasks
-            .filter_map(status)
-            .map(|status| ThreadState::parse(&status))
-            .collect()
+        let status =
+            |task: io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("status")).ok();
+        tasks.filter_map(status).map(|status| ThreadState::parse(&status)).collect()
     }
 
     #[track_caller]
@@ -354,8 +313,7 @@ impl ThreadState {
     fn parse(status: &str) -> ThreadState {
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("no {name} in {status}"))
-                .trim()
+            line.unwrap_or_else(|| panic!("no {name} in {status}")).trim()
         };
         ThreadState {
             id: field("Pid:").parse().unwrap(),
@@ -372,25 +330,18 @@ pub(crate) fn program() -> String {
 
 fn is_listener_option(arg: &str) -> bool {
     let name = arg.split('=').next().unwrap_or(arg);
-    name.strip_prefix("--")
-        .is_some_and(|name| SERVICES.contains(&name))
+    name.strip_prefix("--").is_some_and(|name| SERVICES.contains(&name))
 }
 
 /// The complete `listening SERVICE ADDRESS` lines in `stdout`.
 fn parse_listening(stdout: &str) -> Vec<(String, String)> {
-    let complete = stdout
-        .split_inclusive('\n')
-        .filter_map(|line| line.strip_suffix('\n'));
+    let complete = stdout.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
     let listening = complete.filter_map(|line| line.strip_prefix("listening ")?.split_once(' '));
-    listening
-        .map(|(service, address)| (service.to_owned(), address.to_owned()))
-        .collect()
+    listening.map(|(service, address)| (service.to_owned(), address.to_owned())).collect()
 }
 
 /// Collects a pipe in a thread, so that the process at its other end never waits for a reader.
-pub(crate) fn collect(
-    mut pipe: impl Read + Send + 'static,
-) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
+pub(crate) fn collect(mut pipe: impl Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
     let collected = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&collected);
     let reader = thread::spawn(move || {
@@ -452,9 +403,7 @@ pub(crate) fn one_crowd_at_a_time() -> MutexGuard<'static, ()> {
 /// deadline.
 #[track_caller]
 pub(crate) fn connect(address: &str) -> TcpStream {
-    let address = address
-        .parse()
-        .unwrap_or_else(|_| panic!("not HOST:PORT: {address}"));
+    let address = address.parse().unwrap_or_else(|_| panic!("not HOST:PORT: {address}"));
     let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("connect");
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -468,16 +417,9 @@ pub(crate) fn connect(address: &str) -> TcpStream {
 #[track_caller]
 pub(crate) fn connect_with_small_receive_buffer(address: &str) -> TcpStream {
     let address: std::net::SocketAddr = address.parse().expect("HOST:PORT");
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM,
-        None,
-    )
-    .unwrap();
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    socket
-        .connect_timeout(&address.into(), DEADLINE)
-        .expect("connect");
+    socket.connect_timeout(&address.into(), DEADLINE).expect("connect");
     socket.set_tcp_nodelay(true).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -487,9 +429,7 @@ pub(crate) fn connect_with_small_receive_buffer(address: &str) -> TcpStream {
 /// A connection to `unix:PATH` or `unix:@NAME` on which every call has a deadline.
 #[track_caller]
 pub(crate) fn connect_unix(address: &str) -> UnixStream {
-    let name = address
-        .strip_prefix("unix:")
-        .unwrap_or_else(|| panic!("not unix:PATH: {address}"));
+    let name = address.strip_prefix("unix:").unwrap_or_else(|| panic!("not unix:PATH: {address}"));
     let address = match name.strip_prefix('@') {
         Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name),
         None => SocketAddr::from_pathname(name),
@@ -503,21 +443,56 @@ pub(crate) fn connect_unix(address: &str) -> UnixStream {
 /// Sends all of `bytes`.
 #[track_caller]
 pub(crate) fn send(mut stream: impl Write, bytes: &[u8]) {
-    stream
-        .write_all(bytes)
-        .unwrap_or_else(|error| panic!("send of {} bytes: {error}", bytes.len()));
+    stream.write_all(bytes).unwrap_or_else(|error| panic!("send of {} bytes: {error}", bytes.len()));
 }
 
 /// Receives exactly as many bytes as `expected` has and compares them.
 #[track_caller]
 pub(crate) fn expect(mut stream: impl Read, expected: &[u8]) {
     let mut received = Vec::with_capacity(expected.len());
-    let outcome = stream
-        .by_ref()
-        .take(expected.len() as u64)
-        .read_to_end(&mut received);
+    let outcome = stream.by_ref().take(expected.len() as u64).read_to_end(&mut received);
     assert_same(&received, expected);
     outcome.expect("recv");
+}
+
+/// Sends `input` until the server reads no more of it, because its answers are not read and their bound is reached.
+/// Returns how much it has read by then: a client that sends a little less and stops leaves the server with output that
+/// the kernel does not take.
+#[track_caller]
+pub(crate) fn send_until_refused(server: &Server, client: &TcpStream, input: &[u8]) -> usize {
+    let mut sent = 0;
+    for piece in input.chunks(SMALL_PIECE) {
+        send_small_pieces(server, client, piece);
+        sent += piece.len();
+        let unread = unread_by_the_server(client);
+        if unread > 0 {
+            return sent - unread;
+        }
+    }
+    panic!("the server has read {sent} bytes from a client that does not read the answers");
+}
+
+/// Small enough to fit into a receive buffer that is empty.
+const SMALL_PIECE: usize = 32 * 1024;
+
+/// Sends `bytes` so that the server comes to rest after each piece.
+#[track_caller]
+pub(crate) fn send_small_pieces(server: &Server, client: &TcpStream, bytes: &[u8]) {
+    for piece in bytes.chunks(SMALL_PIECE) {
+        send(client, piece);
+        server.wait_until_at_rest();
+    }
+}
+
+/// How many bytes from `client` wait in the server's socket (`rx_queue` in `/proc/net/tcp`, proc_pid_net(5)).
+#[track_caller]
+fn unread_by_the_server(client: &TcpStream) -> usize {
+    let ends =
+        format!(":{:04X} 0100007F:{:04X} ", client.peer_addr().unwrap().port(), client.local_addr().unwrap().port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let line = table.lines().find(|line| line.contains(&ends)).expect("the server's end of the connection");
+    let queues = line.split_whitespace().nth(4).unwrap();
+    usize::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
 }
 
 /// Receives until the other side has finished and compares; a reset is a failure, an empty
@@ -562,9 +537,7 @@ pub(crate) fn half_close(stream: &TcpStream) {
 /// Closes with an RST instead of a FIN (SO_LINGER with time 0, socket(7)).
 #[track_caller]
 pub(crate) fn rst(stream: TcpStream) {
-    socket2::SockRef::from(&stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 /// `length` bytes that depend on their position and on `seed`: a lost, doubled or swapped byte does
@@ -589,16 +562,8 @@ pub(crate) fn assert_same(received: &[u8], expected: &[u8]) {
     if received == expected {
         return;
     }
-    let same = received
-        .iter()
-        .zip(expected)
-        .take_while(|(left, right)| left == right)
-        .count();
-    let after = |bytes: &[u8]| {
-        bytes[same..bytes.len().min(same + 24)]
-            .escape_ascii()
-            .to_string()
-    };
+    let same = received.iter().zip(expected).take_while(|(left, right)| left == right).count();
+    let after = |bytes: &[u8]| bytes[same..bytes.len().min(same + 24)].escape_ascii().to_string();
     panic!(
         "received {} bytes, expected {}; they differ from byte {same}: received \"{}\", expected \"{}\"",
         received.len(),

@@ -42,13 +42,7 @@ fn expect_wheel(mut client: &TcpStream, offset: usize, length: usize) {
         let want = received.len().min(offset + length - at);
         let count = client.read(&mut received[..want]).expect("recv");
         assert!(count > 0, "the stream ends after {at} bytes");
-        let expected: Vec<u8> = turn
-            .iter()
-            .copied()
-            .cycle()
-            .skip(at % TURN_BYTES)
-            .take(count)
-            .collect();
+        let expected: Vec<u8> = turn.iter().copied().cycle().skip(at % TURN_BYTES).take(count).collect();
         assert_same(&received[..count], &expected);
         at += count;
     }
@@ -63,14 +57,8 @@ fn serve_chargen(setup: Setup) -> Server {
 fn the_wheel_is_that_of_rfc_864(setup: Setup) {
     let server = serve_chargen(setup);
     let client = connect(server.addr("chargen"));
-    expect(
-        &client,
-        b" !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefg\r\n",
-    );
-    expect(
-        &client,
-        b"!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefgh\r\n",
-    );
+    expect(&client, b" !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefg\r\n");
+    expect(&client, b"!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefgh\r\n");
     for number in 2..200 {
         expect(&client, &line(number));
     }
@@ -92,10 +80,7 @@ fn a_client_that_does_not_read_costs_neither_time_nor_memory(setup: Setup) {
     let clients: Vec<TcpStream> = (0..16).map(|_| connect(server.addr("chargen"))).collect();
     server.wait_until_idle();
     let each = server.rss().saturating_sub(before) / 16;
-    assert!(
-        each < 512 * 1024,
-        "a client that does not read costs the server {each} bytes"
-    );
+    assert!(each < 512 * 1024, "a client that does not read costs the server {each} bytes");
     expect_wheel(&clients[7], 0, PAST_ALL_BUFFERS);
     server.wait_until_idle();
     expect_wheel(&clients[7], PAST_ALL_BUFFERS, PAST_ALL_BUFFERS);

@@ -12,9 +12,7 @@ fn five_thousand_connections_are_served_at_once(setup: Setup) {
     let _turn = one_crowd_at_a_time();
     let limit = raise_nofile_limit();
     if limit < CLIENTS as u64 + 500 {
-        not_tested(&format!(
-            "5,000 connections: the hard limit of open files is {limit}"
-        ));
+        not_tested(&format!("5,000 connections: the hard limit of open files is {limit}"));
         return;
     }
     let mut server = setup.serve(&["--echo", ANY]);

@@ -49,11 +49,7 @@ impl Drop for Directory {
 
 fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!(
-        "eagain-test-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("eagain-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[track_caller]
@@ -105,18 +101,7 @@ fn port_0_is_a_real_port_in_the_listening_line(setup: Setup) {
 fn a_service_listens_in_several_places(setup: Setup) {
     let directory = Directory::new();
     let path = format!("unix:{}", directory.file("echo.sock"));
-    let server = setup.serve(&[
-        "--echo",
-        ANY,
-        "--echo",
-        ANY,
-        "--discard",
-        ANY,
-        "--echo",
-        &path,
-        "--discard",
-        ANY,
-    ]);
+    let server = setup.serve(&["--echo", ANY, "--echo", ANY, "--discard", ANY, "--echo", &path, "--discard", ANY]);
     let (echo, discard) = (server.addrs("echo"), server.addrs("discard"));
     assert_eq!((echo.len(), discard.len()), (3, 2));
     assert_ne!(echo[0], echo[1]);
@@ -140,11 +125,7 @@ fn an_ipv6_address_is_named_in_brackets(setup: Setup) {
         return;
     }
     let server = setup.serve(&["--echo", "[::1]:0"]);
-    assert!(
-        server.addr("echo").starts_with("[::1]:"),
-        "{}",
-        server.addr("echo")
-    );
+    assert!(server.addr("echo").starts_with("[::1]:"), "{}", server.addr("echo"));
     assert_echoes(server.addr("echo"));
 }
 
@@ -152,11 +133,7 @@ fn standard_output_has_the_listening_lines_and_nothing_else(setup: Setup) {
     let mut server = setup.serve(&["--echo", ANY, "--log", ANY]);
     assert_echoes(server.addr("echo"));
     send(connect(server.addr("log")), b"this goes to standard error");
-    let expected = format!(
-        "listening echo {}\nlistening log {}\n",
-        server.addr("echo"),
-        server.addr("log")
-    );
+    let expected = format!("listening echo {}\nlistening log {}\n", server.addr("echo"), server.addr("log"));
     assert!(server.terminate().success());
     assert_eq!(server.stdout(), expected);
 }
@@ -178,10 +155,7 @@ fn a_socket_file_serves_and_is_removed_at_exit(setup: Setup) {
     assert_eq!(server.addr("echo"), format!("unix:{path}"));
     assert_echoes(server.addr("echo"));
     assert!(server.terminate().success());
-    assert!(
-        !fs::exists(&path).unwrap(),
-        "the socket file has outlived the server"
-    );
+    assert!(!fs::exists(&path).unwrap(), "the socket file has outlived the server");
 }
 
 fn an_abstract_name_serves(setup: Setup) {
@@ -226,18 +200,14 @@ fn a_file_that_is_no_socket_is_left_alone(setup: Setup) {
 
 fn sigterm_ends_idle_connections_and_the_server(setup: Setup) {
     let mut server = setup.serve(&["--echo", ANY, "--discard", ANY, "--frames", ANY]);
-    let idle: Vec<TcpStream> = ["echo", "discard", "frames"]
-        .into_iter()
-        .map(|service| connect(server.addr(service)))
-        .collect();
+    let idle: Vec<TcpStream> =
+        ["echo", "discard", "frames"].into_iter().map(|service| connect(server.addr(service))).collect();
     let used = connect(server.addr("echo"));
     exchange(&used, b"hello");
     server.wait_until_at_rest();
     let status = server.terminate();
     assert_eq!(status.code(), Some(0), "{}", server.stderr());
-    idle.iter()
-        .chain([&used])
-        .for_each(|client| expect_to_end(client, b""));
+    idle.iter().chain([&used]).for_each(|client| expect_to_end(client, b""));
 }
 
 fn sigterm_waits_for_an_answer_that_is_due(setup: Setup) {
