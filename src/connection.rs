@@ -193,6 +193,7 @@ impl Connection {
                 Ok(count) => {
                     // RULE(et-short-send-arms-edge)
                     self.may_write = count == bytes.len();
+                    self.owes_room |= count > 0;
                     return Sent::Bytes(count);
                 }
                 Err(error) => match error.raw_os_error().unwrap_or(0) {
@@ -214,7 +215,6 @@ impl Connection {
         let sent = self.send(queue.as_slice());
         if let Sent::Bytes(count) = sent {
             queue.consume(count);
-            self.owes_room |= count > 0;
         }
         if !queue.is_empty() {
             self.output = Some(queue);

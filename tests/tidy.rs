@@ -58,7 +58,7 @@ const BELOW_THE_WORKER: &[&str] = &[
 ];
 /// Not `connection` and not `slab`: what happens on one connection is its worker's affair.
 const BELOW_THE_SERVER: &[&str] =
-    &["metrics", "client", "service", "listener", "trace", "exchange", "level", "edge", "mailbox", "worker"];
+    &["metrics", "sys", "client", "service", "listener", "trace", "exchange", "level", "edge", "mailbox", "worker"];
 
 /// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.
 const PURE: &[&str] = &["limits", "slab", "buffer", "deadline"];

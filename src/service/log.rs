@@ -1,6 +1,7 @@
 //! Log: tells who came, what was received and who went. Nothing is answered.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::{End, Next, Service};
 use crate::buffer::{Input, Output};
@@ -35,20 +36,24 @@ impl fmt::Display for LogLine<'_> {
     }
 }
 
-/// The log service. It hands each line to `tell`, which must not block.
+/// How long a client waits whose line was not taken.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// The log service. It hands each line to `tell`, which must not block; if that is too busy to take a line of input it
+/// returns `false`, and the client is held back by TCP until it takes it. Lines of coming and going are told once.
 #[derive(Debug, Clone, Copy)]
 pub struct Log<F> {
     tell: F,
 }
 
-impl<F: FnMut(LogLine<'_>)> Log<F> {
+impl<F: FnMut(LogLine<'_>) -> bool> Log<F> {
     /// A log that goes to `tell`.
     pub const fn new(tell: F) -> Self {
         Self { tell }
     }
 }
 
-impl<F: FnMut(LogLine<'_>)> Service for Log<F> {
+impl<F: FnMut(LogLine<'_>) -> bool> Service for Log<F> {
     type Session = ();
 
     fn open(&mut self, client: &Client) {
@@ -56,11 +61,22 @@ impl<F: FnMut(LogLine<'_>)> Service for Log<F> {
     }
 
     fn data(&mut self, (): &mut (), input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
-        for piece in input.chunks(BYTES_PER_LINE) {
-            (self.tell)(LogLine::Received(output.client().peer, piece));
+        while !input.is_empty() {
+            let piece = &input[..input.len().min(BYTES_PER_LINE)];
+            if !(self.tell)(LogLine::Received(output.client().peer, piece)) {
+                return Next::At(output.now() + RETRY);
+            }
+            input.consume(piece.len());
         }
-        input.consume(input.len());
         Next::More
+    }
+
+    fn timer(&mut self, session: &mut (), input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        self.data(session, input, output)
+    }
+
+    fn eof(&mut self, (): &mut (), input: &mut Input<'_>, _: &mut Output<'_>) -> Next {
+        if input.is_empty() { Next::Finish } else { Next::More }
     }
 
     fn close(&mut self, (): (), client: &Client, end: End) {

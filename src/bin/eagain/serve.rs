@@ -46,11 +46,14 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
     // Before the server starts: it may take every descriptor there is for its clients.
     let epoll = Epoll::new()?;
     epoll.add(&signals, SIGNAL, Interest::READ, Mode::LEVEL)?;
-    let server = start(options, listeners, names)?;
+    let (scribe, writer) = Scribe::start()?;
+    let server = start(options, listeners, names, scribe.clone())?;
     epoll.add(&server, ENDED, Interest::READ, Mode::LEVEL)?;
-    supervise(&server, &signals, &epoll, options.drain_timeout)?;
-    server.join()?;
-    Ok(())
+    supervise(&server, &signals, &epoll, &scribe, options.drain_timeout)?;
+    drop(scribe);
+    let result = server.join();
+    writer.finish();
+    Ok(result?)
 }
 
 fn block_signals() -> Result<SignalFd, Failure> {
@@ -114,13 +117,17 @@ fn announce(listeners: &[Listener], names: &[ServiceName]) {
     }
 }
 
-fn start(options: &cli::Serve, listeners: Vec<Listener>, names: Vec<ServiceName>) -> Result<Server, Failure> {
+fn start(
+    options: &cli::Serve,
+    listeners: Vec<Listener>,
+    names: Vec<ServiceName>,
+    scribe: Scribe,
+) -> Result<Server, Failure> {
     let trigger = if options.edge_triggered { Trigger::Edge } else { Trigger::Level };
     let config = Config { trigger, workers: options.workers };
-    let scribe = Scribe::start()?;
     let max_frame = u32::try_from(options.max_frame).unwrap_or(u32::MAX);
     let setting = Setting { names, max_frame, delay: options.delay };
-    say::note(format_args!(
+    scribe.line(format_args!(
         "serving {} with {} worker{}; SIGTERM drains",
         if options.edge_triggered { "edge-triggered" } else { "level-triggered" },
         options.workers,
@@ -138,7 +145,13 @@ const SIGNAL: u64 = 0;
 const ENDED: u64 = 1;
 
 /// Returns when the workers have ended, or are about to. The first signal drains, the second one stops.
-fn supervise(server: &Server, signals: &SignalFd, epoll: &Epoll, drain_timeout: Duration) -> Result<(), Failure> {
+fn supervise(
+    server: &Server,
+    signals: &SignalFd,
+    epoll: &Epoll,
+    scribe: &Scribe,
+    drain_timeout: Duration,
+) -> Result<(), Failure> {
     let mut events = Events::with_capacity(2);
     let mut draining = false;
     loop {
@@ -149,12 +162,12 @@ fn supervise(server: &Server, signals: &SignalFd, epoll: &Epoll, drain_timeout: 
         while let Some(signal) = signals.read_signal()? {
             let name = Signal::try_from(signal.ssi_signo as i32).map_or("signal", Signal::as_str);
             if draining {
-                say::note(format_args!("{name} again: stopping now"));
+                scribe.line(format_args!("{name} again: stopping now"));
                 server.handle().shutdown();
                 return Ok(());
             }
             draining = true;
-            say::note(format_args!("{name}: draining, for {drain_timeout:?} at the most"));
+            scribe.line(format_args!("{name}: draining, for {drain_timeout:?} at the most"));
             server.handle().drain(drain_timeout);
         }
     }

@@ -16,7 +16,7 @@ pub(crate) struct Setting {
     pub(crate) delay: Duration,
 }
 
-type Tell = Box<dyn FnMut(LogLine<'_>)>;
+type Tell = Box<dyn FnMut(LogLine<'_>) -> bool>;
 
 /// Every service there is.
 pub(crate) struct Any {
@@ -40,7 +40,13 @@ pub(crate) enum Session {
 impl Any {
     pub(crate) fn new(setting: &Setting, scribe: Scribe) -> Self {
         let log = scribe.clone();
-        let tell: Tell = Box::new(move |line| log.line(format_args!("log: {line}")));
+        let tell: Tell = Box::new(move |line| match line {
+            LogLine::Received(..) => log.input_line(format_args!("log: {line}")),
+            LogLine::Connected(_) | LogLine::Offline(..) => {
+                log.line(format_args!("log: {line}"));
+                true
+            }
+        });
         Self {
             names: setting.names.clone(),
             scribe,
