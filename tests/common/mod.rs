@@ -98,12 +98,18 @@ impl Server {
     /// Starts `eagain serve ARGS` and waits until it has named every listener that `args` ask for.
     #[track_caller]
     pub(crate) fn start(args: &[&str]) -> Server {
+        Server::start_as(Command::new(program()), args)
+    }
+
+    /// As [`Server::start`], by a command that turns into the program, as `prlimit PROGRAM` does.
+    #[track_caller]
+    pub(crate) fn start_as(command: Command, args: &[&str]) -> Server {
         let asked = args.iter().filter(|arg| is_listener_option(arg)).count();
         assert!(
             asked > 0,
             "name a listener: the default ports are shared by all tests"
         );
-        let mut server = Server::spawn(args);
+        let mut server = Server::spawn_as(command, args);
         server.wait_until_listening(asked);
         server
     }
@@ -111,7 +117,13 @@ impl Server {
     /// Starts `eagain serve ARGS` and waits for nothing: for servers that are expected to fail.
     #[track_caller]
     pub(crate) fn spawn(args: &[&str]) -> Server {
-        let mut child = Command::new(program())
+        Server::spawn_as(Command::new(program()), args)
+    }
+
+    /// As [`Server::spawn`], by a command that turns into the program.
+    #[track_caller]
+    pub(crate) fn spawn_as(mut command: Command, args: &[&str]) -> Server {
+        let mut child = command
             .arg("serve")
             .args(args)
             .stdin(Stdio::null())
