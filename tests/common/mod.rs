@@ -287,6 +287,11 @@ impl Server {
         status
     }
 
+    /// Whether the server has ended already.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Fails if the server has ended, which a test of hostile input has to ask.
     #[track_caller]
     pub(crate) fn assert_running(&mut self) {
