@@ -38,9 +38,7 @@ fn crowd(wanted: usize) -> usize {
     let descriptors = raise_nofile_limit() as usize / 4;
     let count = wanted.min(queue).min(descriptors);
     if count < wanted {
-        println!(
-            "{count} clients instead of {wanted}: net.core.somaxconn {queue}, descriptors {descriptors}"
-        );
+        println!("{count} clients instead of {wanted}: net.core.somaxconn {queue}, descriptors {descriptors}");
     }
     count
 }
@@ -94,25 +92,14 @@ fn connect_request_and_fin_at_once_lose_nothing(setup: Setup) {
         let client = connect(server.addr(service));
         send(&client, &request);
         half_close(&client);
-        (
-            client,
-            if service == "discard" {
-                Vec::new()
-            } else {
-                request
-            },
-        )
+        (client, if service == "discard" { Vec::new() } else { request })
     };
     for service in ["echo", "frames", "discard"] {
         for index in 0..200 {
             let (client, answer) = at_once(service, index);
             expect_to_end(&client, &answer);
         }
-        let stopped = while_stopped(&server, || {
-            (0..300)
-                .map(|index| at_once(service, index))
-                .collect::<Vec<_>>()
-        });
+        let stopped = while_stopped(&server, || (0..300).map(|index| at_once(service, index)).collect::<Vec<_>>());
         for (client, answer) in &stopped {
             expect_to_end(client, answer);
         }
@@ -147,21 +134,16 @@ fn one_byte_segments_from_hundreds_of_clients(setup: Setup) {
 
 fn clients_that_pipeline_64_kib_at_once(setup: Setup) {
     let server = setup.serve(&["--echo", ANY, "--frames", ANY]);
-    let small_frames: Vec<u8> = (0..1024)
-        .flat_map(|seed| frame(&pattern(60, seed)))
-        .collect();
+    let small_frames: Vec<u8> = (0..1024).flat_map(|seed| frame(&pattern(60, seed))).collect();
     assert_eq!(small_frames.len(), 64 * 1024);
-    let clients: Vec<TcpStream> = (0..200)
-        .map(|index| connect(server.addr(["echo", "frames"][index % 2])))
-        .collect();
+    let clients: Vec<TcpStream> = (0..200).map(|index| connect(server.addr(["echo", "frames"][index % 2]))).collect();
     thread::scope(|scope| {
         for part in clients.chunks(50) {
             let small_frames = &small_frames;
             scope.spawn(move || {
                 part.iter().for_each(|client| send(client, small_frames));
                 part.iter().for_each(half_close);
-                part.iter()
-                    .for_each(|client| expect_to_end(client, small_frames));
+                part.iter().for_each(|client| expect_to_end(client, small_frames));
             });
         }
     });
@@ -225,11 +207,7 @@ fn flooding_neighbours_starve_nobody(setup: Setup) {
         for service in ["echo", "echo", "frames", "frames", "chargen", "chargen"] {
             let client = connect(server.addr(service));
             // Chargen takes what it is sent and throws it away; this one only reads.
-            let bytes = if service == "chargen" {
-                &[]
-            } else {
-                &bytes[..]
-            };
+            let bytes = if service == "chargen" { &[] } else { &bytes[..] };
             let (passed, stop) = (&passed, &stop);
             if bytes.is_empty() {
                 scope.spawn(move || read_on(&client, passed, stop));
@@ -237,21 +215,14 @@ fn flooding_neighbours_starve_nobody(setup: Setup) {
                 scope.spawn(move || flood(&client, bytes, passed, stop));
             }
         }
-        wait_until("the flood runs", || {
-            passed.load(Ordering::Relaxed) > 4 << 20
-        });
+        wait_until("the flood runs", || passed.load(Ordering::Relaxed) > 4 << 20);
         let start = Instant::now();
         let pingers = connect_all(server.addr("echo"), 8);
-        for (round, pinger) in
-            (0..PINGS_EACH).flat_map(|round| pingers.iter().map(move |pinger| (round, pinger)))
-        {
+        for (round, pinger) in (0..PINGS_EACH).flat_map(|round| pingers.iter().map(move |pinger| (round, pinger))) {
             send(pinger, &request_of(round));
             expect(pinger, &request_of(round));
             // A liveness bound: with a fair server all pings together take well under a second.
-            assert!(
-                start.elapsed() < Duration::from_secs(10),
-                "8 clients have {round} pings answered in 10 s"
-            );
+            assert!(start.elapsed() < Duration::from_secs(10), "8 clients have {round} pings answered in 10 s");
         }
     });
     wait_until_at_rest(&server);
@@ -271,9 +242,7 @@ fn read_on(client: &TcpStream, passed: &AtomicUsize, stop: &AtomicBool) {
 fn silent_clients_and_a_talker(setup: Setup) {
     let server = setup.serve(&["--echo", ANY, "--frames", ANY]);
     let fds = fds_at_rest(&server);
-    let silent: Vec<TcpStream> = (0..500)
-        .map(|index| connect(server.addr(["echo", "frames"][index % 2])))
-        .collect();
+    let silent: Vec<TcpStream> = (0..500).map(|index| connect(server.addr(["echo", "frames"][index % 2]))).collect();
     let talker = connect(server.addr("echo"));
     for round in 0..200 {
         exchange(&talker, &request_of(round));
@@ -300,10 +269,7 @@ fn idle_connections_cost_no_time(setup: Setup) {
     let before = activity(&server);
     thread::sleep(Duration::from_secs(1));
     let after = activity(&server);
-    assert_eq!(
-        before, after,
-        "(ticks, context switches) before and after a second in which nothing happened"
-    );
+    assert_eq!(before, after, "(ticks, context switches) before and after a second in which nothing happened");
 }
 
 fn answers_reach_their_own_client_while_others_come_and_go(setup: Setup) {
@@ -346,10 +312,8 @@ fn answers_reach_their_own_client_while_others_come_and_go(setup: Setup) {
 fn idle_connections_among_resets_stay(setup: Setup) {
     let server = setup.serve(&["--echo", ANY]);
     let address = server.addr("echo");
-    let (stay, go): (Vec<_>, Vec<_>) = connect_all(address, 400)
-        .into_iter()
-        .enumerate()
-        .partition(|(index, _)| index % 2 == 0);
+    let (stay, go): (Vec<_>, Vec<_>) =
+        connect_all(address, 400).into_iter().enumerate().partition(|(index, _)| index % 2 == 0);
     go.into_iter().for_each(|(_, client)| rst(client));
     let newcomers = connect_all(address, 200);
     every_one_is_answered(&newcomers);

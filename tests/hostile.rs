@@ -52,10 +52,7 @@ const MAX_FRAME: usize = 1024 * 1024;
 /// A whole number of frames of many lengths, about 64 KiB.
 fn mixed_frames() -> Vec<u8> {
     let lengths = [0, 1, 3, 60, 1000, 4096, 16_384, 40_000];
-    lengths
-        .iter()
-        .flat_map(|&length| frame(&pattern(length, length as u64)))
-        .collect()
+    lengths.iter().flat_map(|&length| frame(&pattern(length, length as u64))).collect()
 }
 
 /// Four clients push `block` on `streams` and read nothing; the server must stay within `bytes_each`, come to rest and
@@ -72,11 +69,7 @@ fn unread_is_bounded_and_whole<C: Client>(
     let sent = push_until_stuck(server, streams, block);
     let growth = server.rss().saturating_sub(before);
     let bound = bytes_each * streams.len() as u64;
-    assert!(
-        growth <= bound,
-        "{growth} bytes more for {} stuck clients, bound {bound}",
-        streams.len()
-    );
+    assert!(growth <= bound, "{growth} bytes more for {} stuck clients, bound {bound}", streams.len());
     (0..4).for_each(|_| ping(others.0, others.1));
     thread::scope(|scope| {
         for (stream, sent) in streams.iter().zip(sent) {
@@ -101,13 +94,7 @@ fn unread_echo_is_bounded_and_whole(setup: Setup) {
     let address = server.addr("echo");
     let clients = four_clients(address, b"hello");
     let block = pattern(1_000_003, 1);
-    unread_is_bounded_and_whole(
-        &server,
-        &clients,
-        &block,
-        STUCK_CLIENT_BYTES,
-        (address, b"ping"),
-    );
+    unread_is_bounded_and_whole(&server, &clients, &block, STUCK_CLIENT_BYTES, (address, b"ping"));
 }
 
 fn unread_echo_over_a_unix_socket_is_bounded_and_whole(setup: Setup) {
@@ -117,13 +104,7 @@ fn unread_echo_over_a_unix_socket_is_bounded_and_whole(setup: Setup) {
     ping(other, b"hello");
     let clients: Vec<UnixStream> = (0..4).map(|_| connect_unix(&name)).collect();
     let block = pattern(100_003, 2);
-    unread_is_bounded_and_whole(
-        &server,
-        &clients,
-        &block,
-        STUCK_CLIENT_BYTES,
-        (other, b"ping"),
-    );
+    unread_is_bounded_and_whole(&server, &clients, &block, STUCK_CLIENT_BYTES, (other, b"ping"));
 }
 
 fn unread_small_frames_are_bounded_and_whole(setup: Setup) {
@@ -131,13 +112,7 @@ fn unread_small_frames_are_bounded_and_whole(setup: Setup) {
     let address = server.addr("frames");
     let clients = four_clients(address, &frame(b"hello"));
     let others = (address, &frame(b"ping")[..]);
-    unread_is_bounded_and_whole(
-        &server,
-        &clients,
-        &mixed_frames(),
-        STUCK_CLIENT_BYTES,
-        others,
-    );
+    unread_is_bounded_and_whole(&server, &clients, &mixed_frames(), STUCK_CLIENT_BYTES, others);
 }
 
 fn unread_largest_frames_are_bounded_and_whole(setup: Setup) {
@@ -155,13 +130,7 @@ fn unread_delayed_echo_is_bounded_and_whole(setup: Setup) {
     let address = server.addr("delay");
     let clients = four_clients(address, b"hello");
     let block = pattern(100_003, 4);
-    unread_is_bounded_and_whole(
-        &server,
-        &clients,
-        &block,
-        STUCK_CLIENT_BYTES,
-        (address, b"ping"),
-    );
+    unread_is_bounded_and_whole(&server, &clients, &block, STUCK_CLIENT_BYTES, (address, b"ping"));
 }
 
 fn unread_chargen_is_bounded_and_keeps_its_place(setup: Setup) {
@@ -170,16 +139,11 @@ fn unread_chargen_is_bounded_and_keeps_its_place(setup: Setup) {
     let before = server.rss();
     let clients: Vec<TcpStream> = (0..8).map(|_| connect(server.addr("chargen"))).collect();
     wait_until("every client has something to read", || {
-        clients
-            .iter()
-            .all(|client| client.peek(&mut [0]).is_ok_and(|count| count == 1))
+        clients.iter().all(|client| client.peek(&mut [0]).is_ok_and(|count| count == 1))
     });
     wait_until_at_rest(&server);
     let growth = server.rss().saturating_sub(before);
-    assert!(
-        growth <= 8 * STUCK_CLIENT_BYTES,
-        "{growth} bytes more for 8 stuck clients"
-    );
+    assert!(growth <= 8 * STUCK_CLIENT_BYTES, "{growth} bytes more for 8 stuck clients");
     ping(server.addr("echo"), b"ping");
     let wheel = chargen_wheel();
     for client in &clients {
@@ -194,11 +158,7 @@ fn unread_chargen_is_bounded_and_keeps_its_place(setup: Setup) {
 
 /// One turn of the wheel of RFC 864: 95 lines of 72 printable characters, each line starting one further.
 fn chargen_wheel() -> Vec<u8> {
-    let line = |start: u8| {
-        (0..72)
-            .map(move |column| b' ' + (start + column) % 95)
-            .chain(*b"\r\n")
-    };
+    let line = |start: u8| (0..72).map(move |column| b' ' + (start + column) % 95).chain(*b"\r\n");
     (0..95).flat_map(line).collect()
 }
 
@@ -210,10 +170,7 @@ fn discard_takes_everything_and_keeps_nothing(setup: Setup) {
     let before = server.rss();
     (0..64).for_each(|_| send(&client, &block));
     let growth = server.rss().saturating_sub(before);
-    assert!(
-        growth <= STUCK_CLIENT_BYTES,
-        "{growth} bytes more after 64 MiB to discard"
-    );
+    assert!(growth <= STUCK_CLIENT_BYTES, "{growth} bytes more after 64 MiB to discard");
     half_close(&client);
     expect_to_end(&client, b"");
     wait_until_at_rest(&server);
@@ -260,12 +217,7 @@ fn half_frames_of_500_clients_hurt_nobody(setup: Setup) {
     let (fds, rss) = (fds_at_rest(&server), server.rss());
     let announced = frame(&pattern(MAX_FRAME, 7));
     let small = frame(&pattern(100, 7));
-    let halves = [
-        &announced[..2],
-        &announced[..4],
-        &announced[..10],
-        &small[..60],
-    ];
+    let halves = [&announced[..2], &announced[..4], &announced[..10], &small[..60]];
     let clients: Vec<TcpStream> = (0..500)
         .map(|index| {
             let client = connect(address);
@@ -276,10 +228,7 @@ fn half_frames_of_500_clients_hurt_nobody(setup: Setup) {
     ping(address, &frame(b"ping"));
     wait_until_at_rest(&server);
     let growth = server.rss().saturating_sub(rss);
-    assert!(
-        growth <= 4 << 20,
-        "{growth} bytes more for 500 half frames: memory is taken before bytes are there"
-    );
+    assert!(growth <= 4 << 20, "{growth} bytes more for 500 half frames: memory is taken before bytes are there");
     for (index, client) in clients.iter().enumerate().take(40) {
         expect_silence(client);
         let whole = if index % 4 == 3 { &small } else { &announced };
@@ -303,10 +252,7 @@ fn frames_at_the_limit_pass_and_above_it_close_one_connection(setup: Setup) {
     for length in [1001, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
         let client = connect(address);
         // What came before the frame that is too long is still answered.
-        send(
-            &client,
-            &[&longest[..], &length.to_be_bytes(), b"payload"].concat(),
-        );
+        send(&client, &[&longest[..], &length.to_be_bytes(), b"payload"].concat());
         expect(&client, &longest);
         expect_closed(&client);
         exchange(&bystander, &longest);
@@ -349,10 +295,7 @@ fn nonsense_on_frames_closes_only_its_sender(setup: Setup) {
     }
     server.wait_for_fd_count(fds);
     let growth = server.rss().saturating_sub(rss);
-    assert!(
-        growth <= STUCK_CLIENT_BYTES,
-        "{growth} bytes more after nonsense"
-    );
+    assert!(growth <= STUCK_CLIENT_BYTES, "{growth} bytes more after nonsense");
     exchange(&bystander, &frame(b"after"));
     wait_until_at_rest(&server);
     server.assert_running();
@@ -373,10 +316,7 @@ fn play(client: &TcpStream, steps: &[Step]) {
     for step in steps {
         match step {
             Data(bytes) => send(client, bytes),
-            Urgent => assert_eq!(
-                SockRef::from(client).send_out_of_band(&[URGENT]).unwrap(),
-                1
-            ),
+            Urgent => assert_eq!(SockRef::from(client).send_out_of_band(&[URGENT]).unwrap(), 1),
         }
     }
 }
@@ -390,11 +330,7 @@ fn expect_in_band(mut client: &TcpStream, expected: &[u8]) {
         let mut chunk = [0; 4096];
         let wanted = (expected.len() - in_band.len()).min(chunk.len());
         let count = client.read(&mut chunk[..wanted]).expect("recv");
-        assert!(
-            count > 0,
-            "the end after {:?}",
-            in_band.escape_ascii().to_string()
-        );
+        assert!(count > 0, "the end after {:?}", in_band.escape_ascii().to_string());
         in_band.extend(chunk[..count].iter().filter(|&&byte| byte != URGENT));
     }
     assert_same(&in_band, expected);
@@ -405,13 +341,7 @@ fn expect_in_band(mut client: &TcpStream, expected: &[u8]) {
 #[track_caller]
 fn urgent(setup: Setup, steps: &[Step]) {
     let server = setup.serve(&["--echo", ANY]);
-    let data = steps.iter().filter_map(|step| {
-        if let Data(bytes) = step {
-            Some(*bytes)
-        } else {
-            None
-        }
-    });
+    let data = steps.iter().filter_map(|step| if let Data(bytes) = step { Some(*bytes) } else { None });
     let in_band: Vec<u8> = data.flatten().copied().collect();
     let fds = fds_at_rest(&server);
     for at_once in [false, true] {
@@ -432,14 +362,8 @@ fn urgent(setup: Setup, steps: &[Step]) {
         half_close(&client);
         expect_in_band(&client, &in_band);
         let mut rest = Vec::new();
-        (&client)
-            .read_to_end(&mut rest)
-            .expect("recv until the end");
-        assert!(
-            rest.iter().all(|&byte| byte == URGENT),
-            "surplus: {}",
-            rest.escape_ascii()
-        );
+        (&client).read_to_end(&mut rest).expect("recv until the end");
+        assert!(rest.iter().all(|&byte| byte == URGENT), "surplus: {}", rest.escape_ascii());
         drop(client);
         server.wait_for_fd_count(fds);
     }
@@ -463,20 +387,7 @@ fn urgent_byte_alone(setup: Setup) {
 }
 
 fn urgent_bytes_many_times(setup: Setup) {
-    urgent(
-        setup,
-        &[
-            Data(b"a"),
-            Urgent,
-            Data(b"b"),
-            Urgent,
-            Urgent,
-            Data(b"c"),
-            Urgent,
-            Data(b"d"),
-            Urgent,
-        ],
-    );
+    urgent(setup, &[Data(b"a"), Urgent, Data(b"b"), Urgent, Urgent, Data(b"c"), Urgent, Data(b"d"), Urgent]);
 }
 
 fn urgent_byte_within_a_frame(setup: Setup) {
@@ -508,9 +419,7 @@ fn reset_while_output_is_queued(setup: Setup) {
     let mut server = setup.serve(&["--echo", ANY, "--frames", ANY, "--chargen", ANY]);
     let fds = fds_at_rest(&server);
     let (echo, frames) = (server.addr("echo"), server.addr("frames"));
-    let clients: Vec<TcpStream> = (0..10)
-        .map(|index| connect([echo, frames][index % 2]))
-        .collect();
+    let clients: Vec<TcpStream> = (0..10).map(|index| connect([echo, frames][index % 2])).collect();
     push_until_stuck(&server, &clients, &mixed_frames());
     let readers: Vec<TcpStream> = (0..5).map(|_| connect(server.addr("chargen"))).collect();
     wait_until_at_rest(&server);
@@ -630,9 +539,7 @@ fn client_that_shuts_down_its_read_side(setup: Setup) {
     let server = setup.serve(&["--echo", ANY]);
     let fds = fds_at_rest(&server);
     let clients: Vec<TcpStream> = (0..10).map(|_| connect(server.addr("echo"))).collect();
-    clients
-        .iter()
-        .for_each(|client| client.shutdown(Shutdown::Read).unwrap());
+    clients.iter().for_each(|client| client.shutdown(Shutdown::Read).unwrap());
     push_until_stuck(&server, &clients, &pattern(10_007, 10));
     ping(server.addr("echo"), b"ping");
     drop(clients);

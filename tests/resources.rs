@@ -26,9 +26,7 @@ in_every_setup! {
 /// The program under limits on open files of its own: `prlimit` of util-linux turns into it.
 fn with_nofile(soft: u32, hard: u32) -> Command {
     let mut command = Command::new("prlimit");
-    command
-        .arg(format!("--nofile={soft}:{hard}"))
-        .arg(program());
+    command.arg(format!("--nofile={soft}:{hard}")).arg(program());
     command
 }
 
@@ -36,11 +34,7 @@ fn with_nofile(soft: u32, hard: u32) -> Command {
 #[track_caller]
 fn serve_within(limit: u32, setup: Setup, more: &[&str]) -> Server {
     let setup = setup.args();
-    let args: Vec<&str> = setup
-        .iter()
-        .map(String::as_str)
-        .chain(more.iter().copied())
-        .collect();
+    let args: Vec<&str> = setup.iter().map(String::as_str).chain(more.iter().copied()).collect();
     Server::start_as(with_nofile(limit, limit), &args)
 }
 
@@ -48,13 +42,8 @@ fn serve_within(limit: u32, setup: Setup, more: &[&str]) -> Server {
 #[track_caller]
 fn crowd_with_requests(server: &Server, count: usize) -> Vec<TcpStream> {
     let crowd: Vec<TcpStream> = (0..count).map(|_| connect(server.addr("echo"))).collect();
-    crowd
-        .iter()
-        .enumerate()
-        .for_each(|(index, client)| send(client, &request_of(index)));
-    wait_until("the server has used all of its descriptors", || {
-        server.fd_count() >= 60
-    });
+    crowd.iter().enumerate().for_each(|(index, client)| send(client, &request_of(index)));
+    wait_until("the server has used all of its descriptors", || server.fd_count() >= 60);
     crowd
 }
 
@@ -68,10 +57,7 @@ fn assert_quiet_for_two_seconds(server: &Server) {
     let before = server.cpu_ticks();
     thread::sleep(Duration::from_secs(2));
     let used = server.cpu_ticks() - before;
-    assert!(
-        used <= 10,
-        "{used} ticks of 10 ms in 2 s without descriptors"
-    );
+    assert!(used <= 10, "{used} ticks of 10 ms in 2 s without descriptors");
 }
 
 fn out_of_descriptors_it_waits_quietly_and_serves_all_in_the_end(setup: Setup) {
@@ -83,15 +69,8 @@ fn out_of_descriptors_it_waits_quietly_and_serves_all_in_the_end(setup: Setup) {
     assert!(lines <= 20, "{lines} lines on standard error");
     server.assert_running();
     // Those who are in are served as before.
-    let (inside, waiting): (Vec<_>, Vec<_>) = crowd
-        .into_iter()
-        .enumerate()
-        .partition(|(_, client)| has_answer(client));
-    assert!(
-        inside.len() >= 40,
-        "only {} clients were accepted with 64 descriptors",
-        inside.len()
-    );
+    let (inside, waiting): (Vec<_>, Vec<_>) = crowd.into_iter().enumerate().partition(|(_, client)| has_answer(client));
+    assert!(inside.len() >= 40, "only {} clients were accepted with 64 descriptors", inside.len());
     for (index, client) in &inside {
         expect(client, &request_of(*index));
         exchange(client, b"as before");
@@ -130,19 +109,10 @@ fn out_of_descriptors_a_close_lets_the_next_one_in(setup: Setup) {
         let start = Instant::now();
         drop(inside);
         crowd = waiting;
-        wait_until("one of those who wait is served", || {
-            crowd.iter().any(has_answer)
-        });
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "it took {:?} after the closes",
-            start.elapsed()
-        );
-        let answered =
-            |crowd: &[TcpStream]| crowd.iter().filter(|client| has_answer(client)).count();
-        wait_until("all that there is room for are served", || {
-            answered(&crowd) >= crowd.len().min(40)
-        });
+        wait_until("one of those who wait is served", || crowd.iter().any(has_answer));
+        assert!(start.elapsed() < Duration::from_secs(5), "it took {:?} after the closes", start.elapsed());
+        let answered = |crowd: &[TcpStream]| crowd.iter().filter(|client| has_answer(client)).count();
+        wait_until("all that there is room for are served", || answered(&crowd) >= crowd.len().min(40));
     }
     panic!("{} clients still wait after ten rounds", crowd.len());
 }
@@ -187,19 +157,9 @@ fn idle_connections_cost_at_most_128_bytes(setup: Setup) {
         }
         wait_until_at_rest(&server);
         let echoed = server.rss().saturating_sub(before);
-        println!(
-            "{setup:?} {service}: {} B, {} B each",
-            silent / count,
-            echoed / count
-        );
-        assert!(
-            silent <= bound,
-            "{count} connections: {silent} bytes, bound {bound}"
-        );
-        assert!(
-            echoed <= bound,
-            "{count} connections that have echoed: {echoed} bytes, bound {bound}"
-        );
+        println!("{setup:?} {service}: {} B, {} B each", silent / count, echoed / count);
+        assert!(silent <= bound, "{count} connections: {silent} bytes, bound {bound}");
+        assert!(echoed <= bound, "{count} connections that have echoed: {echoed} bytes, bound {bound}");
     }
 }
 
@@ -221,10 +181,7 @@ fn churn_leaves_no_memory_and_no_descriptor_behind(setup: Setup) {
     round(1500);
     server.wait_for_fd_count(fds);
     let growth = server.rss().saturating_sub(before);
-    assert!(
-        growth <= 128 * 1024,
-        "{growth} bytes more after 1,500 connections"
-    );
+    assert!(growth <= 128 * 1024, "{growth} bytes more after 1,500 connections");
     wait_until_at_rest(&server);
 }
 
@@ -234,20 +191,13 @@ fn soft_limit_on_descriptors_is_raised_and_said(setup: Setup) {
     args.extend(["--echo", ANY]);
     let server = Server::start_as(with_nofile(256, 4096), &args);
     let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
     assert_eq!(numbers, ["4096", "4096"], "soft and hard limit");
-    wait_until("standard error names the limit", || {
-        server.stderr().lines().any(|line| line.contains("4096"))
-    });
+    wait_until("standard error names the limit", || server.stderr().lines().any(|line| line.contains("4096")));
     // More than the old limit really fit.
     let clients: Vec<TcpStream> = (0..300).map(|_| connect(server.addr("echo"))).collect();
-    clients
-        .iter()
-        .for_each(|client| exchange(client, b"served"));
+    clients.iter().for_each(|client| exchange(client, b"served"));
 }
 
 #[test]
@@ -256,9 +206,7 @@ fn too_few_descriptors_to_start_are_an_error_on_one_line() {
     for limit in 4..16 {
         let args = ["--workers", "2", "--echo", ANY];
         let mut server = Server::spawn_as(with_nofile(limit, limit), &args);
-        wait_until("it listens or it ends", || {
-            server.stdout().contains("listening echo") || server.has_ended()
-        });
+        wait_until("it listens or it ends", || server.stdout().contains("listening echo") || server.has_ended());
         if !server.has_ended() {
             started += 1;
             continue;
@@ -268,11 +216,7 @@ fn too_few_descriptors_to_start_are_an_error_on_one_line() {
         if stderr.contains("error while loading shared libraries") {
             continue;
         }
-        assert_eq!(
-            status.code(),
-            Some(1),
-            "exit with {limit} descriptors; {stderr}"
-        );
+        assert_eq!(status.code(), Some(1), "exit with {limit} descriptors; {stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
         assert!(!stderr.is_empty());
     }
@@ -281,11 +225,7 @@ fn too_few_descriptors_to_start_are_an_error_on_one_line() {
 
 /// `net.core.somaxconn` of this network namespace.
 fn somaxconn() -> u64 {
-    fs::read_to_string("/proc/sys/net/core/somaxconn")
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap()
+    fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap()
 }
 
 /// The accept queue's real limit of the listener at `address`: Send-Q of `ss -ltn`. `None` where there is no `ss`.
@@ -293,29 +233,20 @@ fn accept_queue_limit(address: &str) -> Option<u64> {
     let output = Command::new("ss").args(["-ltnH"]).output().ok()?;
     let table = String::from_utf8(output.stdout).unwrap();
     // State, Recv-Q, Send-Q, local address, peer.
-    let rows = table
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    rows.filter(|row| row.get(3) == Some(&address))
-        .map(|row| row[2].parse().unwrap())
-        .min()
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.get(3) == Some(&address)).map(|row| row[2].parse().unwrap()).min()
 }
 
 #[test]
 fn backlog_that_the_kernel_clips_is_warned_of() {
     let server = Server::start(&["--backlog", "1000000", "--echo", ANY]);
-    wait_until(
-        "standard error names net.core.somaxconn and its value",
-        || {
-            let stderr = server.stderr();
-            stderr.contains("net.core.somaxconn") && stderr.contains(&somaxconn().to_string())
-        },
-    );
+    wait_until("standard error names net.core.somaxconn and its value", || {
+        let stderr = server.stderr();
+        stderr.contains("net.core.somaxconn") && stderr.contains(&somaxconn().to_string())
+    });
     match accept_queue_limit(server.addr("echo")) {
         Some(limit) => assert_eq!(limit, somaxconn()),
-        None => println!(
-            "not tested: the accept queue's limit, for want of ss (Debian package iproute2)"
-        ),
+        None => println!("not tested: the accept queue's limit, for want of ss (Debian package iproute2)"),
     }
     ping(server.addr("echo"), b"ping");
 }
@@ -324,19 +255,12 @@ fn backlog_that_the_kernel_clips_is_warned_of() {
 fn backlog_is_what_was_asked_for_or_all_that_the_kernel_allows() {
     let asked = Server::start(&["--backlog", "7", "--echo", ANY]);
     let default = Server::start(&["--echo", ANY]);
-    match (
-        accept_queue_limit(asked.addr("echo")),
-        accept_queue_limit(default.addr("echo")),
-    ) {
+    match (accept_queue_limit(asked.addr("echo")), accept_queue_limit(default.addr("echo"))) {
         (Some(asked), Some(default)) => assert_eq!((asked, default), (7, somaxconn())),
         _ => println!("not tested: no ss (Debian package iproute2)"),
     }
     for server in [asked, default] {
         ping(server.addr("echo"), b"ping");
-        assert!(
-            !server.stderr().contains("somaxconn"),
-            "a warning without a reason: {}",
-            server.stderr()
-        );
+        assert!(!server.stderr().contains("somaxconn"), "a warning without a reason: {}", server.stderr());
     }
 }

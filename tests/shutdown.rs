@@ -53,10 +53,7 @@ fn expect_exit(server: &mut Server, since: Instant, limit: Duration) {
     let status = server.wait_for_exit();
     let took = since.elapsed();
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(
-        took <= limit + SLACK,
-        "the exit took {took:?}, allowed were {limit:?}"
-    );
+    assert!(took <= limit + SLACK, "the exit took {took:?}, allowed were {limit:?}");
 }
 
 fn idle_server_exits_at_once(setup: Setup) {
@@ -73,16 +70,7 @@ fn idle_server_exits_at_once(setup: Setup) {
 }
 
 fn idle_connections_end_with_a_fin(setup: Setup) {
-    let mut server = setup.serve(&[
-        "--echo",
-        ANY,
-        "--frames",
-        ANY,
-        "--discard",
-        ANY,
-        "--delay",
-        ANY,
-    ]);
+    let mut server = setup.serve(&["--echo", ANY, "--frames", ANY, "--discard", ANY, "--delay", ANY]);
     let mut clients = Vec::new();
     for service in ["echo", "frames", "discard", "delay"] {
         for index in 0..25 {
@@ -99,11 +87,7 @@ fn idle_connections_end_with_a_fin(setup: Setup) {
     wait_until_at_rest(&server);
     let since = signal_now(&server, Signal::SIGTERM);
     clients.iter().for_each(|client| expect_to_end(client, b""));
-    assert!(
-        since.elapsed() < SLACK,
-        "the ends took {:?}",
-        since.elapsed()
-    );
+    assert!(since.elapsed() < SLACK, "the ends took {:?}", since.elapsed());
     expect_exit(&mut server, since, Duration::from_secs(5));
 }
 
@@ -113,12 +97,8 @@ fn unacknowledged(client: &TcpStream) -> usize {
     let local = format!(":{:04X}", client.local_addr().unwrap().port());
     let peer = format!(":{:04X}", client.peer_addr().unwrap().port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let rows = table
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let row = rows
-        .skip(1)
-        .find(|row| row[1].ends_with(&local) && row[2].ends_with(&peer));
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = rows.skip(1).find(|row| row[1].ends_with(&local) && row[2].ends_with(&peer));
     let row = row.expect("an open connection is in /proc/net/tcp");
     usize::from_str_radix(row[4].split(':').next().unwrap(), 16).unwrap()
 }
@@ -128,11 +108,7 @@ fn answer_to_a_slow_reader_arrives_whole(setup: Setup) {
     let block = frame(&pattern(50_000, 1));
     let clients = [connect(server.addr("echo")), connect(server.addr("frames"))];
     let sent = push_until_stuck(&server, &clients, &block);
-    let arrived: Vec<usize> = clients
-        .iter()
-        .zip(&sent)
-        .map(|(client, sent)| sent - unacknowledged(client))
-        .collect();
+    let arrived: Vec<usize> = clients.iter().zip(&sent).map(|(client, sent)| sent - unacknowledged(client)).collect();
     println!("sent {sent:?}, of them acknowledged {arrived:?}");
     let since = signal_now(&server, Signal::SIGTERM);
     thread::scope(|scope| {
@@ -158,9 +134,7 @@ fn read_slowly_to_end(mut client: &TcpStream, block: &[u8]) -> usize {
     loop {
         let at = received % block.len();
         let wanted = chunk.len().min(block.len() - at);
-        let count = client
-            .read(&mut chunk[..wanted])
-            .expect("recv until the end");
+        let count = client.read(&mut chunk[..wanted]).expect("recv until the end");
         if count == 0 {
             return received;
         }
@@ -193,23 +167,15 @@ fn load_loses_no_answer(setup: Setup, service: &str, request: &[u8]) {
             });
         }
         wait_until("every client is well under way", || {
-            answered
-                .iter()
-                .all(|count| count.load(Ordering::SeqCst) >= 20)
+            answered.iter().all(|count| count.load(Ordering::SeqCst) >= 20)
         });
-        let before: Vec<usize> = sent
-            .iter()
-            .map(|count| count.load(Ordering::SeqCst))
-            .collect();
+        let before: Vec<usize> = sent.iter().map(|count| count.load(Ordering::SeqCst)).collect();
         (signal_now(&server, Signal::SIGTERM), before)
     });
     expect_exit(&mut server, since, Duration::from_secs(5));
     for (before, answered) in sent_before.into_iter().zip(&answered) {
         let answered = answered.load(Ordering::SeqCst);
-        assert!(
-            answered >= before,
-            "{answered} answers to {before} requests sent before the signal"
-        );
+        assert!(answered >= before, "{answered} answers to {before} requests sent before the signal");
     }
 }
 
@@ -223,10 +189,7 @@ fn receive_answer(mut client: &TcpStream, expected: &[u8]) -> bool {
             Ok(count @ 1..) => length += count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("no answer and no end"),
             Ok(0) | Err(_) if length == 0 => return false,
-            other => panic!(
-                "the end after {length} of {} bytes: {other:?}",
-                received.len()
-            ),
+            other => panic!("the end after {length} of {} bytes: {other:?}", received.len()),
         }
     }
     assert_same(&received, expected);
@@ -238,9 +201,7 @@ fn requests_sent_before_the_signal_are_answered(setup: Setup) {
 }
 
 fn frames_sent_before_the_signal_are_answered(setup: Setup) {
-    let several: Vec<u8> = (0..4)
-        .flat_map(|seed| frame(&pattern(1000, seed)))
-        .collect();
+    let several: Vec<u8> = (0..4).flat_map(|seed| frame(&pattern(1000, seed))).collect();
     load_loses_no_answer(setup, "frames", &several);
 }
 
@@ -248,18 +209,14 @@ fn requests_that_wait_in_the_kernel_are_answered(setup: Setup) {
     for service in ["echo", "frames"] {
         let mut server = setup.serve(&[&format!("--{service}"), ANY]);
         let clients: Vec<TcpStream> = (0..100).map(|_| connect(server.addr(service))).collect();
-        clients
-            .iter()
-            .for_each(|client| exchange(client, &frame(b"first")));
+        clients.iter().for_each(|client| exchange(client, &frame(b"first")));
         // More than one buffer of requests is there when the signal is seen.
         let request = frame(&pattern(100, 3)).repeat(400);
         let since = while_stopped(&server, || {
             clients.iter().for_each(|client| send(client, &request));
             signal_now(&server, Signal::SIGTERM)
         });
-        clients
-            .iter()
-            .for_each(|client| expect_to_end(client, &request));
+        clients.iter().for_each(|client| expect_to_end(client, &request));
         expect_exit(&mut server, since, Duration::from_secs(5));
     }
 }
@@ -330,9 +287,7 @@ fn delayed_answers_still_come(setup: Setup) {
     }
     wait_until_at_rest(&server);
     let since = signal_now(&server, Signal::SIGTERM);
-    clients
-        .iter()
-        .for_each(|client| expect_to_end(client, b"late"));
+    clients.iter().for_each(|client| expect_to_end(client, b"late"));
     expect_exit(&mut server, since, Duration::from_secs(5));
 }
 
@@ -368,11 +323,7 @@ fn half_a_frame_does_not_hang_the_drain(setup: Setup) {
         let mut rest = Vec::new();
         // With half a frame unread the end may be a reset; nothing that was due is lost by it.
         let _ = (&*client).read_to_end(&mut rest);
-        assert!(
-            rest.is_empty(),
-            "an answer to half a frame: {} bytes",
-            rest.len()
-        );
+        assert!(rest.is_empty(), "an answer to half a frame: {} bytes", rest.len());
     }
     expect_exit(&mut server, since, Duration::from_secs(5));
 }
@@ -385,11 +336,7 @@ fn client_that_never_reads_holds_it_no_longer_than_the_timeout(setup: Setup) {
     let (stuck, _) = stuck_client(&server);
     let since = signal_now(&server, Signal::SIGTERM);
     expect_exit(&mut server, since, timeout);
-    assert!(
-        since.elapsed() >= timeout / 2,
-        "it gave up on the answers after {:?}",
-        since.elapsed()
-    );
+    assert!(since.elapsed() >= timeout / 2, "it gave up on the answers after {:?}", since.elapsed());
     drop((chargen, silent, stuck));
 }
 
@@ -408,11 +355,9 @@ fn client_that_never_stops_talking_holds_it_no_longer_than_the_timeout(setup: Se
 }
 
 fn second_signal_ends_it_at_once(setup: Setup) {
-    for (first, second) in [
-        (Signal::SIGTERM, Signal::SIGTERM),
-        (Signal::SIGINT, Signal::SIGINT),
-        (Signal::SIGTERM, Signal::SIGINT),
-    ] {
+    for (first, second) in
+        [(Signal::SIGTERM, Signal::SIGTERM), (Signal::SIGINT, Signal::SIGINT), (Signal::SIGTERM, Signal::SIGINT)]
+    {
         let mut server = setup.serve(&["--echo", ANY, "--drain-timeout", "60"]);
         let (stuck, _) = stuck_client(&server);
         server.signal(first);
@@ -420,22 +365,13 @@ fn second_signal_ends_it_at_once(setup: Setup) {
         server.assert_running();
         let since = signal_now(&server, second);
         server.wait_for_exit();
-        assert!(
-            since.elapsed() < SLACK,
-            "the exit took {:?}",
-            since.elapsed()
-        );
+        assert!(since.elapsed() < SLACK, "the exit took {:?}", since.elapsed());
         drop(stuck);
     }
 }
 
 fn unix_socket_file_is_removed(setup: Setup) {
-    let name = format!(
-        "eagain-shutdown-{}-{}-{}",
-        std::process::id(),
-        setup.edge_triggered,
-        setup.workers
-    );
+    let name = format!("eagain-shutdown-{}-{}-{}", std::process::id(), setup.edge_triggered, setup.workers);
     let path: PathBuf = std::env::temp_dir().join(name);
     let address = format!("unix:{}", path.display());
     for _ in 0..2 {
@@ -460,17 +396,9 @@ fn drain_works_without_descriptors(setup: Setup) {
     args.extend(["--echo", ANY]);
     let mut server = Server::start_as(command, &args);
     let clients: Vec<TcpStream> = (0..100).map(|_| connect(server.addr("echo"))).collect();
-    clients
-        .iter()
-        .take(30)
-        .for_each(|client| exchange(client, b"before"));
-    wait_until("the server has used all of its descriptors", || {
-        server.fd_count() >= 60
-    });
+    clients.iter().take(30).for_each(|client| exchange(client, b"before"));
+    wait_until("the server has used all of its descriptors", || server.fd_count() >= 60);
     let since = signal_now(&server, Signal::SIGTERM);
-    clients
-        .iter()
-        .take(30)
-        .for_each(|client| expect_to_end(client, b""));
+    clients.iter().take(30).for_each(|client| expect_to_end(client, b""));
     expect_exit(&mut server, since, Duration::from_secs(5));
 }

@@ -3,10 +3,7 @@
 //!
 //! Everything goes through the public door: the command line, sockets, signals and `/proc`. `EAGAIN_BIN` names another
 //! binary to test, for instance the release build.
-#![allow(
-    dead_code,
-    reason = "every test file is a crate of its own and uses a part of this"
-)]
+#![allow(dead_code, reason = "every test file is a crate of its own and uses a part of this")]
 #![allow(unused_imports, unused_macros, reason = "likewise")]
 
 use std::io::{self, Read, Write};
@@ -52,11 +49,7 @@ impl Setup {
     #[track_caller]
     pub(crate) fn serve(self, more: &[&str]) -> Server {
         let setup = self.args();
-        let args: Vec<&str> = setup
-            .iter()
-            .map(String::as_str)
-            .chain(more.iter().copied())
-            .collect();
+        let args: Vec<&str> = setup.iter().map(String::as_str).chain(more.iter().copied()).collect();
         Server::start(&args)
     }
 }
@@ -105,10 +98,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn start_as(command: Command, args: &[&str]) -> Server {
         let asked = args.iter().filter(|arg| is_listener_option(arg)).count();
-        assert!(
-            asked > 0,
-            "name a listener: the default ports are shared by all tests"
-        );
+        assert!(asked > 0, "name a listener: the default ports are shared by all tests");
         let mut server = Server::spawn_as(command, args);
         server.wait_until_listening(asked);
         server
@@ -134,13 +124,7 @@ impl Server {
         let (stdout, stdout_reader) = collect(child.stdout.take().unwrap());
         let (stderr, stderr_reader) = collect(child.stderr.take().unwrap());
         let readers = vec![stdout_reader, stderr_reader];
-        Server {
-            child,
-            listening: Vec::new(),
-            stdout,
-            stderr,
-            readers,
-        }
+        Server { child, listening: Vec::new(), stdout, stderr, readers }
     }
 
     #[track_caller]
@@ -163,10 +147,7 @@ impl Server {
     /// The address of the first listener of `service`, as the server printed it.
     #[track_caller]
     pub(crate) fn addr(&self, service: &str) -> &str {
-        self.addrs(service)
-            .first()
-            .copied()
-            .unwrap_or_else(|| panic!("no listener for {service}"))
+        self.addrs(service).first().copied().unwrap_or_else(|| panic!("no listener for {service}"))
     }
 
     /// The addresses of all listeners of `service` in the order of their lines.
@@ -197,9 +178,7 @@ impl Server {
     /// The number of open descriptors of the server.
     #[track_caller]
     pub(crate) fn fd_count(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("the server runs")
-            .count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
     }
 
     /// Waits until the server has exactly `count` descriptors open.
@@ -208,10 +187,7 @@ impl Server {
         let start = Instant::now();
         while self.fd_count() != count {
             let now = self.fd_count();
-            assert!(
-                start.elapsed() < DEADLINE,
-                "the server has {now} descriptors open instead of {count}"
-            );
+            assert!(start.elapsed() < DEADLINE, "the server has {now} descriptors open instead of {count}");
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -220,10 +196,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn rss(&self) -> u64 {
         let status = self.proc_file("status");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("a running process has VmRSS");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a running process has VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
     }
@@ -234,11 +207,7 @@ impl Server {
         let stat = self.proc_file("stat");
         // The name in parentheses may hold anything; after it utime and stime are fields 12 and 13.
         let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
-        fields
-            .skip(11)
-            .take(2)
-            .map(|ticks| ticks.parse::<u64>().unwrap())
-            .sum()
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
     /// Waits for half a second in which the server uses no more than one tick of processor time. A loaded machine
@@ -253,10 +222,7 @@ impl Server {
             if used <= 1 {
                 return;
             }
-            assert!(
-                start.elapsed() < DEADLINE,
-                "the server does not come to rest: {used} ticks in half a second"
-            );
+            assert!(start.elapsed() < DEADLINE, "the server does not come to rest: {used} ticks in half a second");
         }
     }
 
@@ -322,19 +288,14 @@ pub(crate) fn program() -> String {
 
 fn is_listener_option(arg: &str) -> bool {
     let name = arg.split('=').next().unwrap_or(arg);
-    name.strip_prefix("--")
-        .is_some_and(|name| SERVICES.contains(&name))
+    name.strip_prefix("--").is_some_and(|name| SERVICES.contains(&name))
 }
 
 /// The complete `listening SERVICE ADDRESS` lines in `stdout`.
 fn parse_listening(stdout: &str) -> Vec<(String, String)> {
-    let complete = stdout
-        .split_inclusive('\n')
-        .filter_map(|line| line.strip_suffix('\n'));
+    let complete = stdout.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
     let listening = complete.filter_map(|line| line.strip_prefix("listening ")?.split_once(' '));
-    listening
-        .map(|(service, address)| (service.to_owned(), address.to_owned()))
-        .collect()
+    listening.map(|(service, address)| (service.to_owned(), address.to_owned())).collect()
 }
 
 /// Collects a pipe in a thread, so that the process at its other end never waits for a reader.
@@ -384,9 +345,7 @@ pub(crate) fn raise_nofile_limit() -> u64 {
 /// A connection to `address` (`HOST:PORT`) without Nagle's delay, on which every call has a deadline.
 #[track_caller]
 pub(crate) fn connect(address: &str) -> TcpStream {
-    let address = address
-        .parse()
-        .unwrap_or_else(|_| panic!("not HOST:PORT: {address}"));
+    let address = address.parse().unwrap_or_else(|_| panic!("not HOST:PORT: {address}"));
     let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("connect");
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -397,9 +356,7 @@ pub(crate) fn connect(address: &str) -> TcpStream {
 /// A connection to `unix:PATH` or `unix:@NAME` on which every call has a deadline.
 #[track_caller]
 pub(crate) fn connect_unix(address: &str) -> UnixStream {
-    let name = address
-        .strip_prefix("unix:")
-        .unwrap_or_else(|| panic!("not unix:PATH: {address}"));
+    let name = address.strip_prefix("unix:").unwrap_or_else(|| panic!("not unix:PATH: {address}"));
     let address = match name.strip_prefix('@') {
         Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name),
         None => SocketAddr::from_pathname(name),
@@ -413,19 +370,14 @@ pub(crate) fn connect_unix(address: &str) -> UnixStream {
 /// Sends all of `bytes`.
 #[track_caller]
 pub(crate) fn send(mut stream: impl Write, bytes: &[u8]) {
-    stream
-        .write_all(bytes)
-        .unwrap_or_else(|error| panic!("send of {} bytes: {error}", bytes.len()));
+    stream.write_all(bytes).unwrap_or_else(|error| panic!("send of {} bytes: {error}", bytes.len()));
 }
 
 /// Receives exactly as many bytes as `expected` has and compares them.
 #[track_caller]
 pub(crate) fn expect(mut stream: impl Read, expected: &[u8]) {
     let mut received = Vec::with_capacity(expected.len());
-    let outcome = stream
-        .by_ref()
-        .take(expected.len() as u64)
-        .read_to_end(&mut received);
+    let outcome = stream.by_ref().take(expected.len() as u64).read_to_end(&mut received);
     assert_same(&received, expected);
     outcome.expect("recv");
 }
@@ -470,9 +422,7 @@ pub(crate) fn half_close(stream: &TcpStream) {
 /// Closes with an RST instead of a FIN (SO_LINGER with time 0, socket(7)).
 #[track_caller]
 pub(crate) fn rst(stream: TcpStream) {
-    socket2::SockRef::from(&stream)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 /// `length` bytes that depend on their position and on `seed`: a lost, doubled or swapped byte does not go unseen.
@@ -496,16 +446,8 @@ pub(crate) fn assert_same(received: &[u8], expected: &[u8]) {
     if received == expected {
         return;
     }
-    let same = received
-        .iter()
-        .zip(expected)
-        .take_while(|(left, right)| left == right)
-        .count();
-    let after = |bytes: &[u8]| {
-        bytes[same..bytes.len().min(same + 24)]
-            .escape_ascii()
-            .to_string()
-    };
+    let same = received.iter().zip(expected).take_while(|(left, right)| left == right).count();
+    let after = |bytes: &[u8]| bytes[same..bytes.len().min(same + 24)].escape_ascii().to_string();
     panic!(
         "received {} bytes, expected {}; they differ from byte {same}: received \"{}\", expected \"{}\"",
         received.len(),

@@ -1,9 +1,6 @@
 //! What the tests of hostile clients, of scarce resources and of the shutdown share: a server that is stopped in the
 //! middle of its work, clients that push until nothing moves any more, and a server that is shown to be at rest.
-#![allow(
-    dead_code,
-    reason = "every test file is a crate of its own and uses a part of this"
-)]
+#![allow(dead_code, reason = "every test file is a crate of its own and uses a part of this")]
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -22,9 +19,7 @@ use crate::common::{DEADLINE, Server, assert_same, connect, expect, send, wait_u
 pub(crate) fn while_stopped<T>(server: &Server, act: impl FnOnce() -> T) -> T {
     server.signal(Signal::SIGSTOP);
     wait_until("every thread of the server has stopped", || {
-        threads(server)
-            .iter()
-            .all(|thread| thread.contains("State:\tT"))
+        threads(server).iter().all(|thread| thread.contains("State:\tT"))
     });
     let result = act();
     server.signal(Signal::SIGCONT);
@@ -36,28 +31,19 @@ pub(crate) fn while_stopped<T>(server: &Server, act: impl FnOnce() -> T) -> T {
 fn threads(server: &Server) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server runs");
     // A thread may end between the listing and the reading.
-    tasks
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
-        .collect()
+    tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok()).collect()
 }
 
 /// Processor time in ticks and the number of context switches: a server that does anything changes one of them.
 #[track_caller]
 pub(crate) fn activity(server: &Server) -> (u64, u64) {
-    let switches = threads(server)
-        .iter()
-        .map(|thread| context_switches(thread))
-        .sum();
+    let switches = threads(server).iter().map(|thread| context_switches(thread)).sum();
     (server.cpu_ticks(), switches)
 }
 
 fn context_switches(status: &str) -> u64 {
-    let lines = status
-        .lines()
-        .filter(|line| line.contains("ctxt_switches:"));
-    lines
-        .map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap())
-        .sum()
+    let lines = status.lines().filter(|line| line.contains("ctxt_switches:"));
+    lines.map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
 /// Waits for a fifth of a second in which the server does nothing at all: it neither spins nor ticks.
@@ -118,11 +104,7 @@ client!(UnixStream);
 /// Sends `block` over and over on every stream and reads nothing, until the kernel takes no more from any of them and
 /// the server is at rest. Returns how many bytes each has sent.
 #[track_caller]
-pub(crate) fn push_until_stuck<C: Client>(
-    server: &Server,
-    streams: &[C],
-    block: &[u8],
-) -> Vec<usize> {
+pub(crate) fn push_until_stuck<C: Client>(server: &Server, streams: &[C], block: &[u8]) -> Vec<usize> {
     streams.iter().for_each(|stream| stream.set_blocking(false));
     let mut sent = vec![0; streams.len()];
     loop {
