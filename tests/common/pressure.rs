@@ -46,20 +46,20 @@ fn context_switches(status: &str) -> u64 {
     lines.map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-/// Waits for a fifth of a second in which the server does nothing at all: it neither spins nor ticks.
+/// Waits for a tenth of a second in which the server does nothing at all: it neither spins nor ticks.
 #[track_caller]
 pub(crate) fn wait_until_at_rest(server: &Server) {
     let start = Instant::now();
     loop {
         let before = activity(server);
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(100));
         let after = activity(server);
         if before == after {
             return;
         }
         assert!(
             start.elapsed() < DEADLINE / 3,
-            "the server does not come to rest: (ticks, context switches) went from {before:?} to {after:?} in 0.2 s"
+            "the server does not come to rest: (ticks, context switches) went from {before:?} to {after:?} in 0.1 s"
         );
     }
 }
