@@ -135,6 +135,8 @@ impl Traced {
                 calls.extend(parse(rest));
             }
         }
+        // A standard library with debug assertions looks at each descriptor before it closes it.
+        calls.retain(|call| !(call.name == "fcntl" && call.arguments.ends_with("F_GETFD")));
         calls
     }
 }
