@@ -1,8 +1,8 @@
 //! A TCP server on raw Linux epoll, level- and edge-triggered: the library below the program `eagain`.
 //!
 //! Write a protocol as a [`Service`]: bytes in, bytes out, decisions returned. Give it to a [`Server`], with
-//! [`Listener`]s; reach its connections from other threads by a [`Handle`]. Or use [`sys::epoll`] alone: the three system
-//! calls, safe, with nothing in between.
+//! [`Listener`]s; reach its connections from other threads by a [`Handle`]. Or use [`sys::epoll`] alone: the three
+//! system calls, safe, with nothing in between.
 //!
 //! ```
 //! use std::io::{Read, Write};

@@ -1,5 +1,5 @@
-//! Lines for stderr, written by a thread of its own: a reader of the log that is slow, or has stopped, must not stop the
-//! server.
+//! Lines for stderr, written by a thread of its own: a reader of the log that is slow, or has stopped, must not stop
+//! the server.
 
 use std::fmt::Display;
 use std::io;
