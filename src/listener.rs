@@ -4,7 +4,7 @@
 //! - a. A readable listener promises nothing: another worker may have been faster (`eagain-after-in-is-legal`), so it
 //!   is always non-blocking.
 //! - b. An accepted socket inherits neither O_NONBLOCK nor close-on-exec (`accept-inherits-nothing`): `accept4` sets
-//!   both. It does inherit TCP_NODELAY and SO_OOBINLINE, so those are set here, once, and cost nothing per connection.
+//!   both. It does inherit TCP_NODELAY, so that is set here, once, and costs nothing per connection.
 //! - c. When descriptors have run out, the connection stays in the queue: a level-triggered listener spins
 //!   (`emfile-lt-spins`), an edge-triggered one sleeps for ever (`emfile-et-stalls`). The worker takes it out of its
 //!   epoll and puts it back after a rest, or when a connection closes.
@@ -224,8 +224,6 @@ impl Listener {
         let bound = socket.local_addr()?;
         if bound.is_ipv4() || bound.is_ipv6() {
             socket.set_tcp_nodelay(true)?;
-            // Urgent data stays in its place in the stream (RFC 6093): no byte of it is lost.
-            socket.set_out_of_band_inline(true)?;
         }
         Ok(Self { socket: NonBlocking::new(socket)?, address: Address::of(&bound), name })
     }
