@@ -24,6 +24,11 @@ impl ByteQueue {
         Self { bytes: Vec::new(), head: 0 }
     }
 
+    /// An empty queue with room for so many bytes.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), head: 0 }
+    }
+
     /// Bytes that wait.
     #[inline]
     #[must_use]

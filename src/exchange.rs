@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use crate::buffer::{ByteQueue, Input, Output};
 use crate::client::{Client, ConnectionId, Peer};
 use crate::connection::{Connection, Filled, Phase, Sent};
-use crate::limits::{LINGER_MS, OUTPUT_LIMIT_BYTES, READ_BUFFER_BYTES, STAGE_KEEP_BYTES, TURN_BUDGET_BYTES};
+use crate::limits::{
+    LINGER_MS, LONG_INPUT_BYTES, OUTPUT_LIMIT_BYTES, READ_BUFFER_BYTES, STAGE_KEEP_BYTES, TURN_BUDGET_BYTES,
+};
 use crate::metrics::Counters;
 use crate::service::{End, Next, Service};
 use crate::sys::epoll::{Interest, Mode};
@@ -190,7 +192,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let connection = &mut member.connection;
         // Behind a long remainder (a big frame on its way) without a copy; behind a short one with a copy, so that a
         // client that sends little has only that little memory taken.
-        let behind = connection.unread() >= READ_BUFFER_BYTES / 4;
+        let behind = connection.unread() >= LONG_INPUT_BYTES;
         let filled =
             if behind { connection.fill_behind(READ_BUFFER_BYTES) } else { connection.fill(&mut self.scratch) };
         match filled {
@@ -336,8 +338,11 @@ impl<S: Service, T: Trace> Turn<S, T> {
                 (!queue.is_empty()).then_some(queue)
             }
             None if taken < fresh => {
-                let mut queue = Box::new(ByteQueue::new());
-                queue.push(&self.scratch[taken..fresh]);
+                let left = &self.scratch[taken..fresh];
+                // More of a long frame is on its way: room for it now saves moving what is here.
+                let room = if left.len() >= LONG_INPUT_BYTES { READ_BUFFER_BYTES } else { 0 };
+                let mut queue = Box::new(ByteQueue::with_capacity(left.len() + room));
+                queue.push(left);
                 Some(queue)
             }
             None => None,
