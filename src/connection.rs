@@ -76,7 +76,8 @@ pub(crate) struct Connection {
     pub(crate) read_closed: bool,
     /// Held back by the high-water mark, until the low-water mark.
     held_back: bool,
-    /// The service is to be asked for more output: something it wrote has gone out since it was asked last.
+    /// The service is to be asked for more output, as soon as there is room: it is producing, or it wrote until there was
+    /// none.
     pub(crate) owes_room: bool,
     /// When it was asked last it wrote something: it has more, whenever there is room.
     pub(crate) producing: bool,
@@ -193,7 +194,6 @@ impl Connection {
                 Ok(count) => {
                     // RULE(et-short-send-arms-edge)
                     self.may_write = count == bytes.len();
-                    self.owes_room |= count > 0;
                     return Sent::Bytes(count);
                 }
                 Err(error) => match error.raw_os_error().unwrap_or(0) {
@@ -252,7 +252,7 @@ impl Connection {
     /// Whether there is something for the socket to take.
     #[inline]
     pub(crate) fn wants_write(&self) -> bool {
-        self.output.is_some() || (self.producing && self.phase == Phase::Open)
+        self.output.is_some() || (self.owes_room && self.phase == Phase::Open)
     }
 
     /// What the kernel should watch for: a function of what is in here, and of nothing else.
@@ -305,10 +305,10 @@ impl Connection {
         }
     }
 
-    /// Whether the service may be asked to write.
+    /// Whether the service is to be asked to write, now.
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
-        self.unsent() <= OUTPUT_LOW_WATER_BYTES
+        self.owes_room && self.may_write && self.unsent() <= OUTPUT_LOW_WATER_BYTES
     }
 
     /// Sends our FIN. What goes wrong here, the next `recv` will tell.

@@ -102,7 +102,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
             budget = budget.saturating_sub(self.flush(&mut member.connection)?);
             if member.connection.phase != Phase::Open {
                 self.part(&mut member.connection)?;
-            } else if member.connection.owes_room && member.connection.may_write && member.connection.has_room() {
+            } else if member.connection.has_room() {
                 budget = budget.saturating_sub(self.ask_for_more(member)?);
             }
             member.connection.weigh();
@@ -160,6 +160,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         }
     }
 
+    #[inline]
     fn flush(&mut self, connection: &mut Connection) -> Result<usize, End> {
         if connection.output.is_none() || !connection.may_write {
             return Ok(0);
@@ -188,6 +189,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// One `recv`, and the service's answer to it. Returns the bytes that it took of the budget.
+    #[inline]
     fn receive<D: Discipline>(&mut self, member: &mut Member<S::Session>) -> Result<usize, End> {
         let connection = &mut member.connection;
         // Behind a long remainder (a big frame on its way) without a copy; behind a short one with a copy, so that a
@@ -239,7 +241,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
             wrote = output.len() - before;
             next
         })?;
-        member.connection.producing = wrote > 0 && member.connection.phase == Phase::Open;
+        member.connection.producing = wrote > 0;
+        member.connection.owes_room |= wrote > 0;
         Ok(wrote)
     }
 
@@ -248,6 +251,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// Calls the service; then, if the client has sent its FIN, asks whether that was all.
+    #[inline]
     fn offer(
         &mut self,
         member: &mut Member<S::Session>,
@@ -263,6 +267,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
 
     /// Calls the service with the input that waits (or, if none does, the first `fresh` bytes of the scratch buffer),
     /// and does what it says.
+    #[inline]
     fn call(
         &mut self,
         member: &mut Member<S::Session>,
@@ -280,6 +285,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let next = callback(&mut self.service, &mut member.session, &mut input, &mut output);
 
         let (taken, direct) = (input.taken(), output.forwarded());
+        connection.owes_room |= output.room() == 0;
         let sent = self.dispatch(connection, &mut waiting, fresh, direct);
         // Whatever became of this connection: what it staged must never reach the next one.
         self.stage.clear(STAGE_KEEP_BYTES);
@@ -290,6 +296,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
 
     /// Sends what the service has forwarded and written, if nothing older waits; what the socket does not take becomes
     /// the connection's own.
+    #[inline]
     fn dispatch(
         &mut self,
         connection: &mut Connection,
@@ -331,7 +338,12 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// Keeps what the service has left of the input.
+    #[inline]
     fn keep(&mut self, member: &mut Member<S::Session>, waiting: Option<Box<ByteQueue>>, taken: usize, fresh: usize) {
+        if waiting.is_none() && taken >= fresh {
+            member.connection.input_full = false;
+            return;
+        }
         let queue = match waiting {
             Some(mut queue) => {
                 queue.consume(taken);
@@ -352,6 +364,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         member.connection.input = queue;
     }
 
+    #[inline]
     fn obey(&mut self, next: Next, member: &mut Member<S::Session>) -> Result<(), End> {
         match next {
             Next::More => {}
@@ -366,6 +379,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// A service that leaves a full input alone, and waits for nothing, would never be called again.
+    #[inline]
     fn check_stuck(&self, member: &Member<S::Session>) -> Result<(), End> {
         let connection = &member.connection;
         let waits = connection.timed || connection.output.is_some() || connection.phase != Phase::Open;
@@ -374,6 +388,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
 }
 
 /// One `send(2)`, told and counted. Returns how many bytes the socket took.
+#[inline]
 fn send<T: Trace>(
     connection: &mut Connection,
     bytes: &[u8],
@@ -385,6 +400,7 @@ fn send<T: Trace>(
     count_sent(trace, counters, who, bytes.len(), sent)
 }
 
+#[inline]
 fn count_sent<T: Trace>(
     trace: &mut T,
     counters: &mut Counters,

@@ -97,8 +97,8 @@ pub trait Service {
     /// Input has come. What is not consumed is there again at the next callback, with more behind it.
     fn data(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next;
 
-    /// There is room for output: after `open`, and whenever what waited has gone out down to the low-water mark. A
-    /// service that writes in here is called again as soon as there is room again.
+    /// There is room for output. Called after `open`; after a callback that wrote until [`Output::room`] was 0; and again
+    /// after a call of `room` that wrote anything: each time when what waited has gone out down to the low-water mark.
     fn room(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
         let _ = (session, input, output);
         Next::More

@@ -10,11 +10,14 @@
 //! - c. An accepted socket inherits neither O_NONBLOCK nor close-on-exec from the listener
 //!   (`accept-inherits-nothing`). [`NonBlocking::accept`] sets both in the same call.
 //! - d. A receive of at most 0 bytes returns 0, exactly like the end of the stream. Do not ask for 0.
+//! - e. The C library makes `recv` and `send` cancellation points: in a program with threads each call pays for two atomic
+//!   exchanges. [`recv_slice`] and [`send`], which a server calls for every message, are direct system calls.
 //!
 //! Errors are plain [`io::Error`]s with their `raw_os_error`; making one allocates nothing.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr;
 
 use socket2::{SockAddr, SockRef, Socket};
 
@@ -130,8 +133,19 @@ pub fn recv_append(socket: impl AsFd, buffer: &mut Vec<u8>, most: usize) -> io::
 #[doc(alias = "recv")]
 #[inline]
 pub fn recv_slice(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the kernel writes at most `buffer.len()` bytes to memory that `&mut` keeps for us alone.
-    let received = unsafe { libc::recv(socket.as_fd().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to memory that `&mut` keeps for us alone. No address is
+    // asked for: the last two arguments are NULL.
+    let received = unsafe {
+        libc::syscall(
+            libc::SYS_recvfrom,
+            socket.as_fd().as_raw_fd() as libc::c_long,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            0 as libc::c_long,
+            ptr::null_mut::<libc::c_void>(),
+            ptr::null_mut::<libc::c_void>(),
+        )
+    };
     usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }
 
@@ -146,7 +160,20 @@ pub fn recv_slice(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// `send(2)`, MSG_NOSIGNAL.
 #[inline]
 pub fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    SockRef::from(&socket).send_with_flags(bytes, libc::MSG_NOSIGNAL)
+    // SAFETY: the kernel reads at most `bytes.len()` bytes of memory that we borrow. There is no address: the last two
+    // arguments are NULL and 0.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_sendto,
+            socket.as_fd().as_raw_fd() as libc::c_long,
+            bytes.as_ptr(),
+            bytes.len(),
+            libc::MSG_NOSIGNAL as libc::c_long,
+            ptr::null::<libc::c_void>(),
+            0 as libc::c_long,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 /// The most pieces that the kernel takes in one call: UIO_MAXIOV.
