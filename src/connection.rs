@@ -12,6 +12,7 @@
 //! - c. Closing with unread input resets the connection, and can cost the client the answers that are still on their
 //!   way (`close-with-unread-input-sends-rst`): a connection that we end is read for a while after our FIN.
 
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::Socket;
@@ -20,6 +21,7 @@ use crate::buffer::ByteQueue;
 use crate::limits::{OUTPUT_HIGH_WATER_BYTES, OUTPUT_LOW_WATER_BYTES};
 use crate::sys::epoll::{Event, Interest};
 use crate::sys::net::{self, NonBlocking};
+use crate::timeouts::{Expired, Notes, Tick, Timeouts, Waiting};
 
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,15 +78,23 @@ pub(crate) struct Connection {
     pub(crate) read_closed: bool,
     /// Held back by the high-water mark, until the low-water mark.
     held_back: bool,
-    /// The service is to be asked for more output, as soon as there is room: it is producing, or it wrote until there was
-    /// none.
+    /// The service is to be asked for more output, as soon as there is room: it is producing, or it wrote until there
+    /// was none.
     pub(crate) owes_room: bool,
     /// When it was asked last it wrote something: it has more, whenever there is room.
     pub(crate) producing: bool,
     /// The queue of input is as long as the service wants it to be.
     pub(crate) input_full: bool,
-    /// The service has a timer set, or we have, for the client's FIN.
-    pub(crate) timed: bool,
+    /// When the timer is due that the service has set, or we have, for the client's FIN.
+    pub(crate) alarm: Option<NonZero<Tick>>,
+    /// When things happened.
+    pub(crate) notes: Notes,
+    /// Bytes that the gate has counted for this connection.
+    pub(crate) counted: u32,
+    /// The index of the listener that it came by.
+    pub(crate) listener: u16,
+    /// The first byte has come.
+    pub(crate) heard: bool,
     /// In the run queue of the worker (edge).
     pub(crate) queued: bool,
     /// Bytes have come since the draining server looked last.
@@ -93,8 +103,17 @@ pub(crate) struct Connection {
     pub(crate) registered: Interest,
 }
 
+/// With the session and the peer, in a slot, it is to stay under 128 bytes.
+const _: () = assert!(size_of::<Connection>() <= 64);
+
 impl Connection {
-    pub(crate) const fn new(socket: NonBlocking<Socket>, short_is_all: bool, registered: Interest) -> Self {
+    pub(crate) fn new(
+        socket: NonBlocking<Socket>,
+        short_is_all: bool,
+        registered: Interest,
+        listener: u16,
+        now: Tick,
+    ) -> Self {
         Self {
             socket,
             input: None,
@@ -110,7 +129,11 @@ impl Connection {
             owes_room: true,
             producing: false,
             input_full: false,
-            timed: false,
+            alarm: None,
+            notes: Notes { active: now as u32, ..Notes::default() },
+            counted: 0,
+            listener,
+            heard: false,
             queued: false,
             active: false,
             registered,
@@ -292,6 +315,23 @@ impl Connection {
             0 => None,
             errno => Some(errno),
         }
+    }
+
+    /// What is due first: the timer (`None`), or a timeout.
+    pub(crate) fn due(&self, timeouts: &Timeouts, now: Tick) -> Option<(Tick, Option<Expired>)> {
+        let alarm = self.alarm.map(|at| (at.get(), None));
+        if !timeouts.any() || self.phase == Phase::Lingering {
+            return alarm;
+        }
+        // While a timer is set it is the service that makes the client wait.
+        let waiting = Waiting {
+            output: self.output.is_some(),
+            message: self.input.is_some() && self.alarm.is_none() && !self.read_closed,
+            input: self.alarm.is_none() && self.phase == Phase::Open,
+            first_byte: !self.heard,
+        };
+        let timeout = self.notes.first(timeouts, waiting, now).map(|(at, what)| (at, Some(what)));
+        [alarm, timeout].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
 
     /// Holds the client back above the high-water mark, and lets it go on below the low-water mark.

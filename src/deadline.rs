@@ -16,19 +16,37 @@ const LEVELS: usize = 6;
 const SPAN: u64 = 1 << (SLOT_BITS as usize * LEVELS);
 /// No neighbour in a list; not in a list.
 const NONE: u32 = u32::MAX;
-const NOWHERE: u16 = u16::MAX;
+const NOWHERE: u16 = (1 << PLACE_BITS) - 1;
+const PLACE_BITS: u32 = 10;
+/// The latest that a deadline can be, in milliseconds: half a million years.
+const DUE_MAX: u64 = u64::MAX >> PLACE_BITS;
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
-    /// Milliseconds since the origin at which this key is due.
-    due: u64,
+    /// Milliseconds since the origin at which this key is due, above the slot of the wheel that it is in, or `NOWHERE`:
+    /// together, for 16 bytes a node.
+    due_and_place: u64,
     previous: u32,
     next: u32,
-    /// The slot of the wheel that it is in, or `NOWHERE`.
-    place: u16,
 }
 
-const IDLE: Node = Node { due: 0, previous: NONE, next: NONE, place: NOWHERE };
+const _: () = assert!(size_of::<Node>() == 16 && SLOTS * LEVELS < NOWHERE as usize);
+
+const IDLE: Node = Node::new(0, NOWHERE, NONE);
+
+impl Node {
+    const fn new(due: u64, place: u16, next: u32) -> Self {
+        Self { due_and_place: due << PLACE_BITS | place as u64, previous: NONE, next }
+    }
+
+    const fn due(self) -> u64 {
+        self.due_and_place >> PLACE_BITS
+    }
+
+    const fn place(self) -> u16 {
+        self.due_and_place as u16 & NOWHERE
+    }
+}
 
 /// A deadline for each of many small numbers (slots of the connection table).
 #[derive(Debug)]
@@ -74,7 +92,14 @@ impl Deadlines {
     /// Whether this key has a deadline.
     #[must_use]
     pub fn is_set(&self, key: u32) -> bool {
-        self.nodes.get(key as usize).is_some_and(|node| node.place != NOWHERE)
+        self.nodes.get(key as usize).is_some_and(|node| node.place() != NOWHERE)
+    }
+
+    /// When this key is due, if it has a deadline.
+    #[must_use]
+    pub fn get(&self, key: u32) -> Option<Instant> {
+        let node = self.nodes.get(key as usize).filter(|node| node.place() != NOWHERE)?;
+        self.origin.checked_add(Duration::from_millis(node.due()))
     }
 
     /// Sets or moves the deadline of `key`. One that has passed already is due at the next [`expire`](Self::expire).
@@ -83,7 +108,7 @@ impl Deadlines {
         if key as usize >= self.nodes.len() {
             self.nodes.resize(key as usize + 1, IDLE);
         }
-        if self.nodes[key as usize].place == NOWHERE {
+        if self.nodes[key as usize].place() == NOWHERE {
             self.armed += 1;
         } else {
             self.unlink(key);
@@ -131,11 +156,11 @@ impl Deadlines {
         self.occupied[place / SLOTS] &= !(1 << (place % SLOTS));
         while key != NONE {
             let node = std::mem::replace(&mut self.nodes[key as usize], IDLE);
-            if node.due <= present {
+            if node.due() <= present {
                 self.armed -= 1;
                 due.push(key);
             } else {
-                self.link(key, node.due);
+                self.link(key, node.due());
             }
             key = node.next;
         }
@@ -153,7 +178,7 @@ impl Deadlines {
 
     fn round_up(&self, at: Instant) -> u64 {
         let nanos = at.saturating_duration_since(self.origin).as_nanos();
-        u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u64::MAX)
+        u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(DUE_MAX).min(DUE_MAX)
     }
 
     fn link(&mut self, key: u32, due: u64) {
@@ -170,14 +195,14 @@ impl Deadlines {
         if head != NONE {
             self.nodes[head as usize].previous = key;
         }
-        self.nodes[key as usize] = Node { due, previous: NONE, next: head, place: place as u16 };
+        self.nodes[key as usize] = Node::new(due, place as u16, head);
         self.earliest[place] = self.earliest[place].min(wake);
         self.occupied[level] |= 1 << slot;
     }
 
     fn unlink(&mut self, key: u32) {
         let node = std::mem::replace(&mut self.nodes[key as usize], IDLE);
-        let place = node.place as usize;
+        let place = node.place() as usize;
         match node.previous {
             NONE => self.heads[place] = node.next,
             previous => self.nodes[previous as usize].next = node.next,

@@ -3,8 +3,9 @@
 //! This is all that happens between a client and a service, and it is the same under both disciplines; they decide when
 //! it happens, and when a `recv` was the last one ([`Discipline`]).
 
+use std::num::NonZero;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::buffer::{ByteQueue, Input, Output};
 use crate::client::{Client, ConnectionId, Peer};
@@ -15,6 +16,7 @@ use crate::limits::{
 use crate::metrics::Counters;
 use crate::service::{End, Next, Service};
 use crate::sys::epoll::{Interest, Mode};
+use crate::timeouts::Tick;
 use crate::trace::Trace;
 
 /// What level and edge do differently.
@@ -43,24 +45,14 @@ pub(crate) struct Member<Session> {
     pub(crate) connection: Connection,
     pub(crate) session: Session,
     pub(crate) peer: Peer,
-    /// The index of the listener that it came by.
-    pub(crate) listener: u16,
 }
 
 impl<Session> Member<Session> {
     /// As a service sees it.
     #[inline]
     pub(crate) fn client(&self, id: ConnectionId) -> Client {
-        Client { id, peer: self.peer, listener: self.listener.into() }
+        Client { id, peer: self.peer, listener: self.connection.listener.into() }
     }
-}
-
-/// What a turn changes about the deadline of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Alarm {
-    Keep,
-    Set(Instant),
-    Clear,
 }
 
 /// What the connections of a worker share, one after the other.
@@ -73,8 +65,10 @@ pub(crate) struct Turn<S, T> {
     pub(crate) now: Instant,
     /// Whose turn it is.
     pub(crate) who: ConnectionId,
-    /// What that one wants of the wheel.
-    pub(crate) alarm: Alarm,
+    /// The same time in ticks.
+    pub(crate) tick: Tick,
+    /// When tick 0 was.
+    pub(crate) origin: Instant,
     /// Where input arrives.
     scratch: Box<[u8]>,
     /// Where a service writes while nothing else waits to be sent.
@@ -89,7 +83,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
             counters: Counters::default(),
             now,
             who: nobody,
-            alarm: Alarm::Keep,
+            tick: 0,
+            origin: now,
             scratch: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             stage: ByteQueue::new(),
         }
@@ -121,10 +116,23 @@ impl<S: Service, T: Trace> Turn<S, T> {
         Ok(())
     }
 
+    /// The time of this turn is now.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.now = now;
+        self.tick = u64::try_from((now - self.origin).as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// The tick at which this time has come: rounded up, never early.
+    fn tick_at(&self, time: Instant) -> NonZero<Tick> {
+        let nanos = time.saturating_duration_since(self.origin).as_nanos();
+        let tick = u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        NonZero::new(tick).unwrap_or(NonZero::<Tick>::MIN)
+    }
+
     /// The deadline of the connection has come.
     pub(crate) fn expire(&mut self, member: &mut Member<S::Session>) -> Result<(), End> {
         self.trace.expired(self.who);
-        member.connection.timed = false;
+        member.connection.alarm = None;
         match member.connection.phase {
             Phase::Open => {
                 self.offer(member, 0, |service, session, input, output| service.timer(session, input, output))
@@ -155,8 +163,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
             member.connection.phase = Phase::Finishing;
             member.connection.input = None;
             member.connection.producing = false;
-            member.connection.timed = false;
-            self.alarm = Alarm::Clear;
+            member.connection.alarm = None;
         }
     }
 
@@ -167,7 +174,12 @@ impl<S: Service, T: Trace> Turn<S, T> {
         }
         let asked = connection.unsent();
         let sent = connection.flush();
-        count_sent(&mut self.trace, &mut self.counters, self.who, asked, sent)
+        let count = count_sent(&mut self.trace, &mut self.counters, self.who, asked, sent)?;
+        if count > 0 {
+            connection.notes.moved = self.tick as u32;
+            connection.notes.active = self.tick as u32;
+        }
+        Ok(count)
     }
 
     /// A connection that is ending: when everything has gone out our FIN goes too, and we wait for the client's.
@@ -182,8 +194,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         if connection.phase == Phase::Finishing {
             // RULE(close-with-unread-input-sends-rst)
             connection.shut_down_write();
-            connection.timed = true;
-            self.alarm = Alarm::Set(self.now + Duration::from_millis(LINGER_MS));
+            connection.alarm = NonZero::new(self.tick + LINGER_MS + 1);
         }
         Ok(())
     }
@@ -201,6 +212,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
             Filled::Bytes(count) => {
                 self.trace.received(self.who, Ok(count));
                 self.counters.received_bytes += count as u64;
+                connection.notes.active = self.tick as u32;
+                connection.heard = true;
                 D::after_read(connection, READ_BUFFER_BYTES, count);
                 if connection.phase == Phase::Lingering {
                     return Ok(count);
@@ -286,6 +299,12 @@ impl<S: Service, T: Trace> Turn<S, T> {
 
         let (taken, direct) = (input.taken(), output.forwarded());
         connection.owes_room |= output.room() == 0;
+        if connection.output.is_none() {
+            connection.notes.moved = self.tick as u32;
+        }
+        if waiting.is_none() || taken > 0 {
+            connection.notes.begun = self.tick as u32;
+        }
         let sent = self.dispatch(connection, &mut waiting, fresh, direct);
         // Whatever became of this connection: what it staged must never reach the next one.
         self.stage.clear(STAGE_KEEP_BYTES);
@@ -369,8 +388,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         match next {
             Next::More => {}
             Next::At(time) => {
-                member.connection.timed = true;
-                self.alarm = Alarm::Set(time);
+                member.connection.alarm = Some(self.tick_at(time));
             }
             Next::Finish => self.finish(member),
             Next::Abort => return Err(End::Aborted),
@@ -382,7 +400,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     #[inline]
     fn check_stuck(&self, member: &Member<S::Session>) -> Result<(), End> {
         let connection = &member.connection;
-        let waits = connection.timed || connection.output.is_some() || connection.phase != Phase::Open;
+        let waits = connection.alarm.is_some() || connection.output.is_some() || connection.phase != Phase::Open;
         if connection.input_full && !waits && !connection.producing { Err(End::Stuck) } else { Ok(()) }
     }
 }

@@ -55,7 +55,8 @@
 //! |---|---|
 //! | `limits.rs` | every bound and budget |
 //! | `sys/epoll.rs`, `sys/net.rs` | the kernel boundary, the only `unsafe` |
-//! | `slab.rs`, `buffer.rs`, `deadline.rs`, `client.rs` | the parts: connections by token, byte queues, timeouts, peers |
+//! | `slab.rs`, `buffer.rs`, `deadline.rs`, `client.rs` | connections by token, byte queues, deadlines, peers |
+//! | `timeouts.rs`, `gate.rs` | how long a client may take; how much all of them together |
 //! | `listener.rs` | bind or adopt, accept, and what each accept error means |
 //! | `connection.rs` | a socket, its two queues, how far it is, and what it wants of the kernel |
 //! | `service/` | the trait, and echo, discard, chargen, frames, log, delay |
@@ -77,6 +78,7 @@ mod connection;
 pub mod deadline;
 mod edge;
 mod exchange;
+mod gate;
 mod level;
 pub mod limits;
 mod listener;
@@ -87,15 +89,18 @@ pub mod service;
 pub mod slab;
 #[allow(unsafe_code)]
 pub mod sys;
+mod timeouts;
 mod trace;
 mod worker;
 
 pub use buffer::{Input, Output};
 pub use client::{Client, ConnectionId, Peer};
+pub use gate::Limits;
 pub use listener::{Address, Error as ListenError, Listener, somaxconn};
 pub use mailbox::SendError;
 pub use metrics::Counters;
 pub use server::{Config, Error as ServerError, Handle, Server, Trigger};
 pub use service::{End, Next, Service};
+pub use timeouts::{Expired, Timeouts};
 pub use trace::{Silent, Trace};
 pub use worker::Error as WorkerError;

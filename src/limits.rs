@@ -5,13 +5,13 @@
 
 /// Bytes that one `recv(2)` may take, and the size of the one receive buffer that a worker has for all connections.
 ///
-/// More than 64 KiB, so that a message of 64 KiB is a short read, which ends an edge-triggered drain without a `recv` that
-/// only hears EAGAIN, and so that a frame of that size comes with its header in one piece and is answered without a copy:
-/// server CPU for such frames fell by a tenth against a buffer of 64 KiB (docs, "Measurements").
+/// More than 64 KiB, so that a message of 64 KiB is a short read, which ends an edge-triggered drain without a `recv`
+/// that only hears EAGAIN, and so that a frame of that size comes with its header in one piece and is answered without
+/// a copy: server CPU for such frames fell by a tenth against a buffer of 64 KiB (docs, "Measurements").
 pub const READ_BUFFER_BYTES: usize = 128 * 1024;
 
-/// Unconsumed input, in bytes, from which on more is received right behind it, without a copy. Below, it goes through the
-/// shared buffer first, so that a client that sends little has only that little memory taken.
+/// Unconsumed input, in bytes, from which on more is received right behind it, without a copy. Below, it goes through
+/// the shared buffer first, so that a client that sends little has only that little memory taken.
 pub const LONG_INPUT_BYTES: usize = 16 * 1024;
 
 /// Bytes that one connection may move, in or out, before the others have their turn.

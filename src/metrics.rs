@@ -43,6 +43,17 @@ counters! {
     closed,
     /// Connections that came and were closed at once, for want of memory or of room.
     refused,
+    /// Connections that came when there were as many as there may be, and were closed at once. They are not counted as
+    /// accepted; nor are the following.
+    over_connections,
+    /// As many from their address as there may be.
+    over_per_ip,
+    /// More in a second than there may be.
+    over_rate,
+    /// While all connections together kept as much as they may.
+    over_buffered,
+    /// Connections closed because the client took too long.
+    timed_out,
     /// Times that a listener had to rest for want of descriptors or memory.
     accept_pauses,
     /// Bytes received.

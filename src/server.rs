@@ -12,6 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::client::ConnectionId;
 use crate::edge::Edge;
 use crate::exchange::Discipline;
+use crate::gate::{Gate, Limits};
 use crate::level::Level;
 use crate::limits::WORKERS_MAX;
 use crate::listener::Listener;
@@ -19,6 +20,7 @@ use crate::mailbox::{Mailbox, Message, SendError};
 use crate::metrics::Counters;
 use crate::service::Service;
 use crate::sys::epoll::Epoll;
+use crate::timeouts::Timeouts;
 use crate::trace::{Silent, Trace};
 use crate::worker::{self, Worker};
 
@@ -57,13 +59,17 @@ pub struct Config {
     pub trigger: Trigger,
     /// Threads, each with its own epoll and its own connections; 1 to [`WORKERS_MAX`].
     pub workers: usize,
+    /// How much the server takes on. Nothing is limited by default.
+    pub limits: Limits,
+    /// How long a client may take. For ever by default.
+    pub timeouts: Timeouts,
 }
 
 impl Default for Config {
     /// Level-triggered, a worker for each processor that this process may use.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(WORKERS_MAX);
-        Self { trigger: Trigger::Level, workers }
+        Self { trigger: Trigger::Level, workers, limits: Limits::default(), timeouts: Timeouts::default() }
     }
 }
 
@@ -128,13 +134,13 @@ impl Server {
         G: Fn() -> T + Send + Sync + 'static,
     {
         match config.trigger {
-            Trigger::Level => Self::launch::<Level, S, T>(config.workers, listeners, Arc::new((service, trace))),
-            Trigger::Edge => Self::launch::<Edge, S, T>(config.workers, listeners, Arc::new((service, trace))),
+            Trigger::Level => Self::launch::<Level, S, T>(config, listeners, Arc::new((service, trace))),
+            Trigger::Edge => Self::launch::<Edge, S, T>(config, listeners, Arc::new((service, trace))),
         }
     }
 
     fn launch<D, S, T>(
-        count: usize,
+        config: Config,
         listeners: Vec<Listener>,
         make: Arc<(impl Fn(&Handle) -> S + Send + Sync + 'static, impl Fn() -> T + Send + Sync + 'static)>,
     ) -> Result<Self, Error>
@@ -143,6 +149,7 @@ impl Server {
         S: Service + 'static,
         T: Trace + 'static,
     {
+        let count = config.workers;
         if !(1..=WORKERS_MAX).contains(&count) {
             return Err(Error::Workers(count));
         }
@@ -153,6 +160,7 @@ impl Server {
         let epolls: Result<Vec<_>, _> = (0..count).map(|_| Epoll::new()).collect();
         let epolls = epolls.map_err(worker::Error::from)?;
         let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
+        let gate = Arc::new(Gate::new(config.limits, Instant::now()));
         let running = Arc::new(AtomicUsize::new(count));
         let mut server = Self { handle, workers: Vec::with_capacity(count), ended };
         for (number, epoll) in epolls.into_iter().enumerate() {
@@ -162,11 +170,11 @@ impl Server {
                 running: Arc::clone(&running),
                 ended: Arc::clone(&server.ended),
             };
-            let (listeners, make) = (listeners.clone(), Arc::clone(&make));
+            let (listeners, make, rules) = (listeners.clone(), Arc::clone(&make), (config.timeouts, Arc::clone(&gate)));
             let body = move || {
                 let mailboxes = Arc::clone(&leave.handle.mailboxes);
                 let (service, trace) = (make.0(&leave.handle), make.1());
-                let worker = Worker::<S, D, T>::new(epoll, number as u16, &listeners, mailboxes, service, trace);
+                let worker = Worker::<S, D, T>::new(epoll, number as u16, &listeners, mailboxes, rules, service, trace);
                 // From here on the worker alone decides how long the listeners live.
                 drop(listeners);
                 let result = worker.and_then(Worker::run).map_err(Error::from);

@@ -15,7 +15,8 @@ use socket2::Socket;
 use crate::client::{Client, ConnectionId, Peer};
 use crate::connection::{Connection, Phase};
 use crate::deadline::Deadlines;
-use crate::exchange::{Alarm, Discipline, Member, Turn};
+use crate::exchange::{Discipline, Member, Turn};
+use crate::gate::{Gate, Over};
 use crate::limits::{
     ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DRAIN_QUIET_MS, EVENTS_PER_WAIT, LOAD_SLACK, MAILBOX_BUDGET, SLOTS_MAX,
 };
@@ -25,6 +26,7 @@ use crate::service::{End, Service};
 use crate::slab::{Slab, Token};
 use crate::sys::epoll::{self, Epoll, Event, Events, Interest, Mode, Timeout};
 use crate::sys::net::NonBlocking;
+use crate::timeouts::{Tick, Timeouts};
 use crate::trace::Trace;
 
 /// Why a worker could not go on.
@@ -83,6 +85,10 @@ pub(crate) struct Worker<S: Service, D, T> {
     /// What can go on without another event: connections (each at most once, those that say `queued`), listeners, the
     /// mailbox. By the same 64 bits as events.
     run_queue: VecDeque<u64>,
+    timeouts: Timeouts,
+    /// There are any.
+    timed: bool,
+    gate: Arc<Gate>,
     /// Of all workers; ours is at `number`.
     mailboxes: Arc<[Arc<Mailbox>]>,
     turn: Turn<S, T>,
@@ -99,6 +105,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         number: u16,
         listeners: &[Arc<Listener>],
         mailboxes: Arc<[Arc<Mailbox>]>,
+        (timeouts, gate): (Timeouts, Arc<Gate>),
         service: S,
         trace: T,
     ) -> Result<Self, Error> {
@@ -113,6 +120,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             doors: listeners.iter().map(door).collect(),
             deadlines: Deadlines::new(now),
             run_queue: VecDeque::new(),
+            timeouts,
+            timed: timeouts.any(),
+            gate,
             mailboxes,
             turn: Turn::new(service, trace, now, nobody),
             state: State::Serving,
@@ -147,7 +157,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let timeout = if self.run_queue.is_empty() { self.deadlines.next(self.turn.now) } else { Some(Duration::ZERO) };
         self.turn.trace.waiting(timeout, self.members.len(), self.run_queue.len());
         let count = self.epoll.wait(events, timeout.map_or(Timeout::Never, Timeout::After))?;
-        self.turn.now = Instant::now();
+        self.turn.begin(Instant::now());
         self.turn.trace.woken(count);
         self.turn.counters.waits += 1;
         self.turn.counters.events += count as u64;
@@ -196,16 +206,23 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn with(&mut self, token: Token, act: impl FnOnce(&mut Turn<S, T>, &mut Member<S::Session>) -> Result<(), End>) {
         let Some(member) = self.members.get_mut(token) else { return };
         self.turn.who = ConnectionId { worker: self.number, token };
-        self.turn.alarm = Alarm::Keep;
         if let Err(end) = act(&mut self.turn, member) {
             return self.close(token, end);
         }
-        match self.turn.alarm {
-            Alarm::Keep => {}
-            Alarm::Set(at) => self.deadlines.set(token.slot() + KEYS, at),
-            Alarm::Clear => self.deadlines.clear(token.slot() + KEYS),
-        }
         let connection = &mut member.connection;
+        if (connection.alarm.is_some() || self.timed)
+            && let Some((due, _)) = connection.due(&self.timeouts, self.turn.tick)
+        {
+            remind(&mut self.deadlines, token.slot() + KEYS, self.turn.origin, due);
+        }
+        let kept = connection.unread() + connection.unsent();
+        if kept != connection.counted as usize {
+            let before = std::mem::replace(&mut connection.counted, u32::try_from(kept).unwrap_or(u32::MAX));
+            let room = self.gate.keep(before as usize, connection.counted as usize);
+            if !room {
+                return self.close(token, End::OverBuffered);
+            }
+        }
         if let Some(interest) = D::reinterest(connection) {
             self.turn.trace.registered(self.turn.who, interest, D::MODE, false);
             if self.epoll.modify_nonblocking(connection.socket(), token.to_bits(), interest, D::MODE).is_err() {
@@ -256,15 +273,29 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 KEY_STOP => self.stop(),
                 slot => {
                     if let Some(token) = self.members.token_at(slot - KEYS) {
-                        self.with(token, |turn, member| {
-                            turn.expire(member)?;
-                            turn.drive::<D>(member)
-                        });
+                        self.expire_one(token);
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// The reminder of a connection has come. Something may be over, or it is to be reminded again later.
+    fn expire_one(&mut self, token: Token) {
+        let Some(member) = self.members.get(token) else { return };
+        match member.connection.due(&self.timeouts, self.turn.tick) {
+            Some((due, Some(what))) if due <= self.turn.tick => {
+                self.turn.counters.timed_out += 1;
+                self.close(token, End::TimedOut(what));
+            }
+            Some((due, None)) if due <= self.turn.tick => self.with(token, |turn, member| {
+                turn.expire(member)?;
+                turn.drive::<D>(member)
+            }),
+            Some((due, _)) => remind(&mut self.deadlines, token.slot() + KEYS, self.turn.origin, due),
+            None => {}
+        }
     }
 
     /// Accepts until the queue is empty or the budget is spent; what is left is accepted in the next turn.
@@ -304,6 +335,16 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     /// Gives a new connection to the worker that has the fewest: to this one, if the difference is small.
     fn place(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
+        if let Err(over) = self.gate.enter(&peer, self.turn.now) {
+            let counters = &mut self.turn.counters;
+            *match over {
+                Over::Connections => &mut counters.over_connections,
+                Over::PerIp => &mut counters.over_per_ip,
+                Over::Rate => &mut counters.over_rate,
+                Over::Buffered => &mut counters.over_buffered,
+            } += 1;
+            return;
+        }
         let least = self
             .mailboxes
             .iter()
@@ -339,6 +380,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             self.turn.counters.refused += 1;
             self.turn.counters.closed += 1;
             self.mailbox().lower_load();
+            self.gate.leave(&peer);
             self.rest(listener);
             return;
         };
@@ -346,8 +388,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         self.turn.trace.accepted(&client);
         self.turn.trace.registered(client.id, D::FIRST_INTEREST, D::MODE, true);
         let session = self.turn.service.open(&client);
-        let connection = Connection::new(socket, peer != Peer::UNIX, D::FIRST_INTEREST);
-        let inserted = self.members.insert(Member { connection, session, peer, listener: listener as u16 });
+        let connection =
+            Connection::new(socket, peer != Peer::UNIX, D::FIRST_INTEREST, listener as u16, self.turn.tick);
+        let inserted = self.members.insert(Member { connection, session, peer });
         debug_assert_eq!(inserted.ok(), Some(token));
         self.drive(token);
     }
@@ -359,6 +402,8 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let _ = self.epoll.delete(member.connection.socket());
         self.deadlines.clear(token.slot() + KEYS);
         self.mailbox().lower_load();
+        self.gate.leave(&member.peer);
+        self.gate.keep(member.connection.counted as usize, 0);
         self.turn.counters.closed += 1;
         let client = member.client(ConnectionId { worker: self.number, token });
         self.turn.trace.closed(client.id, end);
@@ -505,11 +550,21 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     }
 }
 
+/// Sets the reminder of a connection, unless an earlier one is set: then it will be looked at again anyway. So a
+/// timeout that is put off by every byte moves nothing in the wheel.
+fn remind(deadlines: &mut Deadlines, key: u32, origin: Instant, due: Tick) {
+    // The most that a clock of 64 bits of nanoseconds can add: centuries.
+    let at = origin + Duration::from_millis(due.min(u64::MAX / 4_000_000));
+    if deadlines.get(key).is_none_or(|set| at < set) {
+        deadlines.set(key, at);
+    }
+}
+
 /// Whether everything that the client may expect has been sent.
 fn nothing_is_due(connection: &Connection, may_send_more: bool) -> bool {
     if connection.producing {
         // Endless by nature: what it has written goes out, more is not due.
         return true;
     }
-    !may_send_more && !connection.timed && connection.output.is_none() && connection.unread_in_kernel() == 0
+    !may_send_more && connection.alarm.is_none() && connection.output.is_none() && connection.unread_in_kernel() == 0
 }

@@ -1,5 +1,6 @@
-//! Clients that do not read, do not finish, reset, send urgent data or send nonsense. Whatever they do, the server stays
-//! within its memory, comes to rest when there is nothing to do, gives back every descriptor, and serves everyone else.
+//! Clients that do not read, do not finish, reset, send urgent data or send nonsense. Whatever they do, the server
+//! stays within its memory, comes to rest when there is nothing to do, gives back every descriptor, and serves everyone
+//! else.
 #![cfg(feature = "cli")]
 
 mod common;

@@ -26,8 +26,8 @@ in_every_setup! {
     idle_server_makes_no_call,
 }
 
-/// The optimised build: `EAGAIN_BIN`, or the release binary beside the debug one if it is not older, or what Cargo built
-/// for this test.
+/// The optimised build: `EAGAIN_BIN`, or the release binary beside the debug one if it is not older, or what Cargo
+/// built for this test.
 fn optimised() -> String {
     let tested = program();
     let debug = Path::new(&tested);

@@ -28,13 +28,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("slab", &[]),
     ("deadline", &[]),
+    ("timeouts", &[]),
     ("client", &["slab"]),
     ("buffer", &["client"]),
-    ("service", &["buffer", "client", "deadline"]),
+    ("gate", &["client"]),
+    ("service", &["buffer", "client", "deadline", "timeouts"]),
     ("listener", &["sys", "client"]),
-    ("connection", &["sys", "buffer"]),
+    ("connection", &["sys", "buffer", "timeouts"]),
     ("trace", &["sys", "client", "service"]),
-    ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace"]),
+    ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace", "timeouts"]),
     ("level", &["sys", "connection", "exchange"]),
     ("edge", &["sys", "connection", "exchange"]),
     ("mailbox", &["metrics", "sys", "slab", "client"]),
@@ -48,6 +50,8 @@ const BELOW_THE_WORKER: &[&str] = &[
     "slab",
     "buffer",
     "deadline",
+    "timeouts",
+    "gate",
     "client",
     "service",
     "listener",
@@ -57,8 +61,10 @@ const BELOW_THE_WORKER: &[&str] = &[
     "mailbox",
 ];
 /// Not `connection` and not `slab`: what happens on one connection is its worker's affair.
-const BELOW_THE_SERVER: &[&str] =
-    &["metrics", "sys", "client", "service", "listener", "trace", "exchange", "level", "edge", "mailbox", "worker"];
+const BELOW_THE_SERVER: &[&str] = &[
+    "metrics", "sys", "client", "service", "listener", "trace", "exchange", "level", "edge", "mailbox", "worker",
+    "timeouts", "gate",
+];
 
 /// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.
 const PURE: &[&str] = &["limits", "slab", "buffer", "deadline"];

@@ -23,6 +23,7 @@ pub use log::{Log, LogLine};
 use crate::buffer::{Input, Output};
 use crate::client::{Client, ConnectionId};
 use crate::limits::INPUT_LIMIT_BYTES;
+use crate::timeouts::Expired;
 
 /// What is to become of a connection after a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,11 @@ pub enum End {
     /// The client did not take what other threads sent it
     /// ([`OUTPUT_LIMIT_BYTES`](crate::limits::OUTPUT_LIMIT_BYTES)).
     TooSlow,
+    /// The client took longer than it may.
+    TimedOut(Expired),
+    /// All connections together kept more than [`Limits::buffered_bytes`](crate::Limits::buffered_bytes), and this one
+    /// wanted to keep more.
+    OverBuffered,
     /// A [`Handle`](crate::Handle) closed it.
     Closed,
     /// The server stopped before the connection was done.
@@ -97,8 +103,9 @@ pub trait Service {
     /// Input has come. What is not consumed is there again at the next callback, with more behind it.
     fn data(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next;
 
-    /// There is room for output. Called after `open`; after a callback that wrote until [`Output::room`] was 0; and again
-    /// after a call of `room` that wrote anything: each time when what waited has gone out down to the low-water mark.
+    /// There is room for output. Called after `open`; after a callback that wrote until [`Output::room`] was 0; and
+    /// again after a call of `room` that wrote anything: each time when what waited has gone out down to the low-water
+    /// mark.
     fn room(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
         let _ = (session, input, output);
         Next::More

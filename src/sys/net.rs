@@ -10,8 +10,8 @@
 //! - c. An accepted socket inherits neither O_NONBLOCK nor close-on-exec from the listener
 //!   (`accept-inherits-nothing`). [`NonBlocking::accept`] sets both in the same call.
 //! - d. A receive of at most 0 bytes returns 0, exactly like the end of the stream. Do not ask for 0.
-//! - e. The C library makes `recv` and `send` cancellation points: in a program with threads each call pays for two atomic
-//!   exchanges. [`recv_slice`] and [`send`], which a server calls for every message, are direct system calls.
+//! - e. The C library makes `recv` and `send` cancellation points: in a program with threads each call pays for two
+//!   atomic exchanges. [`recv_slice`] and [`send`], which a server calls for every message, are direct system calls.
 //!
 //! Errors are plain [`io::Error`]s with their `raw_os_error`; making one allocates nothing.
 

@@ -10,6 +10,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
+use eagain::{Limits, Timeouts};
 
 use crate::address::{Address, AddressError};
 
@@ -80,6 +81,8 @@ pub(crate) struct Serve {
     pub(crate) trace: bool,
     /// 0 to a day.
     pub(crate) drain_timeout: Duration,
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
 }
 
 /// The options of `eagain connect`, in range.
@@ -114,6 +117,7 @@ struct Top {
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, once")]
 enum SubCommand {
     Serve(ServeArgs),
     Connect(ConnectArgs),
@@ -174,6 +178,30 @@ struct ServeArgs {
     /// time to finish answers after SIGTERM [5]
     #[argh(option, arg_name = "SECONDS", from_str_fn(drain_timeout))]
     drain_timeout: Option<Duration>,
+    /// close what comes when so many are connected
+    #[argh(option, arg_name = "N", from_str_fn(connections))]
+    max_connections: Option<usize>,
+    /// the same for each IP address
+    #[argh(option, arg_name = "N", from_str_fn(connections))]
+    max_connections_per_ip: Option<usize>,
+    /// close what comes above so many a second
+    #[argh(option, arg_name = "N", from_str_fn(accept_rate))]
+    accept_rate: Option<u32>,
+    /// what all clients may have waiting; K, M, G allowed
+    #[argh(option, arg_name = "BYTES", from_str_fn(max_buffered))]
+    max_buffered: Option<usize>,
+    /// close who is silent for so long
+    #[argh(option, arg_name = "SECONDS", from_str_fn(timeout))]
+    idle_timeout: Option<Duration>,
+    /// close who has not said a byte after so long
+    #[argh(option, arg_name = "SECONDS", from_str_fn(timeout))]
+    first_byte_timeout: Option<Duration>,
+    /// close who takes nothing of an answer for so long
+    #[argh(option, arg_name = "SECONDS", from_str_fn(timeout))]
+    write_timeout: Option<Duration>,
+    /// close who begins a frame and takes longer
+    #[argh(option, arg_name = "SECONDS", from_str_fn(timeout))]
+    frame_timeout: Option<Duration>,
 }
 
 #[derive(FromArgs, ArgsInfo)]
@@ -271,6 +299,18 @@ impl ServeArgs {
             max_frame: self.max_frame.unwrap_or(MIB) as usize,
             trace: self.trace,
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(5)),
+            limits: Limits {
+                connections: self.max_connections,
+                connections_per_ip: self.max_connections_per_ip,
+                accepts_per_second: self.accept_rate,
+                buffered_bytes: self.max_buffered,
+            },
+            timeouts: Timeouts {
+                idle: self.idle_timeout,
+                first_byte: self.first_byte_timeout,
+                write_stall: self.write_timeout,
+                message: self.frame_timeout,
+            },
         })
     }
 }
@@ -327,7 +367,23 @@ fn whole(text: &str, unit: &str, low: u64, high: u64) -> Result<u64, String> {
         .ok_or_else(|| format!("expected a whole number of {unit} from {low} to {high}"))
 }
 
+fn connections(text: &str) -> Result<usize, String> {
+    whole(text, "connections", 1, i32::MAX as u64).map(|n| n as usize)
+}
+
+fn accept_rate(text: &str) -> Result<u32, String> {
+    whole(text, "connections a second", 1, 1_000_000).map(|n| n as u32)
+}
+
+fn max_buffered(text: &str) -> Result<usize, String> {
+    bytes(text, "1T", 1 << 40).map(|n| n as usize)
+}
+
 fn max_frame(text: &str) -> Result<u64, String> {
+    bytes(text, "1G", GIB)
+}
+
+fn bytes(text: &str, high: &str, most: u64) -> Result<u64, String> {
     let (digits, unit) = match text.bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], KIB),
         Some(b'M' | b'm') => (&text[..text.len() - 1], MIB),
@@ -336,16 +392,20 @@ fn max_frame(text: &str) -> Result<u64, String> {
     };
     let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
     bytes
-        .filter(|n| (1..=GIB).contains(n))
-        .ok_or_else(|| "expected bytes from 1 to 1G, as in 200000, 64K or 1M (powers of 1024)".to_owned())
+        .filter(|n| (1..=most).contains(n))
+        .ok_or_else(|| format!("expected bytes from 1 to {high}, as in 200000, 64K or 1M (powers of 1024)"))
 }
 
 fn drain_timeout(text: &str) -> Result<Duration, String> {
     seconds(text, 0.0)
 }
 
-fn connect_timeout(text: &str) -> Result<Duration, String> {
+fn timeout(text: &str) -> Result<Duration, String> {
     seconds(text, 0.001)
+}
+
+fn connect_timeout(text: &str) -> Result<Duration, String> {
+    timeout(text)
 }
 
 fn seconds(text: &str, low: f64) -> Result<Duration, String> {

@@ -124,7 +124,7 @@ fn start(
     scribe: Scribe,
 ) -> Result<Server, Failure> {
     let trigger = if options.edge_triggered { Trigger::Edge } else { Trigger::Level };
-    let config = Config { trigger, workers: options.workers };
+    let config = Config { trigger, workers: options.workers, limits: options.limits, timeouts: options.timeouts };
     let max_frame = u32::try_from(options.max_frame).unwrap_or(u32::MAX);
     let setting = Setting { names, max_frame, delay: options.delay };
     scribe.line(format_args!(
