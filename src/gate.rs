@@ -1,12 +1,12 @@
 //! The gate: which new connections are let in, and how much all of them together may keep.
 //!
-//! One gate for all workers. It counts with atomics; only the limits that need more (per address, per second) take a
-//! lock, and only if they are set.
+//! One gate for all workers. A connection passes it twice, when it comes and when it goes; the locks are held for as
+//! long as a look into a table takes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::client::Peer;
@@ -44,7 +44,9 @@ struct Bucket {
 
 #[derive(Debug)]
 pub(crate) struct Gate {
-    limits: Limits,
+    limits: RwLock<Limits>,
+    /// [`Limits::buffered_bytes`], or `usize::MAX`: asked at every change, so not under the lock.
+    most_buffered: AtomicUsize,
     open: AtomicUsize,
     buffered: AtomicUsize,
     per_ip: Mutex<HashMap<IpAddr, usize>>,
@@ -55,7 +57,8 @@ impl Gate {
     pub(crate) fn new(limits: Limits, now: Instant) -> Self {
         let tokens = limits.accepts_per_second.unwrap_or(0).into();
         Self {
-            limits,
+            limits: RwLock::new(limits),
+            most_buffered: AtomicUsize::new(limits.buffered_bytes.unwrap_or(usize::MAX)),
             open: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
             per_ip: Mutex::default(),
@@ -63,18 +66,29 @@ impl Gate {
         }
     }
 
+    /// Other limits from now on. Nobody who is in is put out.
+    pub(crate) fn set(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.most_buffered.store(limits.buffered_bytes.unwrap_or(usize::MAX), Ordering::Relaxed);
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets a client in, who is to [`leave`](Self::leave) when it goes, or says what is full.
     pub(crate) fn enter(&self, peer: &Peer, now: Instant) -> Result<(), Over> {
-        if self.limits.buffered_bytes.is_some_and(|most| self.buffered.load(Ordering::Relaxed) >= most) {
+        let limits = self.limits();
+        if limits.buffered_bytes.is_some_and(|most| self.buffered.load(Ordering::Relaxed) >= most) {
             return Err(Over::Buffered);
         }
         let before = self.open.fetch_add(1, Ordering::Relaxed);
-        let verdict = if self.limits.connections.is_some_and(|most| before >= most) {
+        let verdict = if limits.connections.is_some_and(|most| before >= most) {
             Err(Over::Connections)
-        } else if !self.has_token(now) {
+        } else if !self.has_token(limits.accepts_per_second, now) {
             Err(Over::Rate)
         } else {
-            self.enter_address(peer)
+            self.enter_address(limits.connections_per_ip, peer)
         };
         if verdict.is_err() {
             self.open.fetch_sub(1, Ordering::Relaxed);
@@ -84,7 +98,7 @@ impl Gate {
 
     pub(crate) fn leave(&self, peer: &Peer) {
         self.open.fetch_sub(1, Ordering::Relaxed);
-        if let (Some(_), Some(address)) = (self.limits.connections_per_ip, peer.ip()) {
+        if let Some(address) = peer.ip() {
             let mut per_ip = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = per_ip.get_mut(&address.ip()) {
                 *count -= 1;
@@ -105,22 +119,23 @@ impl Gate {
             return true;
         }
         let sum = self.buffered.fetch_add(after - before, Ordering::Relaxed) + (after - before);
-        self.limits.buffered_bytes.is_none_or(|most| sum <= most)
+        sum <= self.most_buffered.load(Ordering::Relaxed)
     }
 
-    fn enter_address(&self, peer: &Peer) -> Result<(), Over> {
-        let (Some(most), Some(address)) = (self.limits.connections_per_ip, peer.ip()) else { return Ok(()) };
+    /// Addresses are counted without a limit too: it may be set later.
+    fn enter_address(&self, most: Option<usize>, peer: &Peer) -> Result<(), Over> {
+        let Some(address) = peer.ip() else { return Ok(()) };
         let mut per_ip = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
         let count = per_ip.entry(address.ip()).or_default();
-        if *count >= most {
+        if most.is_some_and(|most| *count >= most) {
             return Err(Over::PerIp);
         }
         *count += 1;
         Ok(())
     }
 
-    fn has_token(&self, now: Instant) -> bool {
-        let Some(rate) = self.limits.accepts_per_second else { return true };
+    fn has_token(&self, rate: Option<u32>, now: Instant) -> bool {
+        let Some(rate) = rate else { return true };
         let rate = f64::from(rate);
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();

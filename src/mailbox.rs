@@ -13,6 +13,7 @@ use crate::limits::MAILBOX_MESSAGES;
 use crate::metrics::{Counters, Published};
 use crate::slab::Token;
 use crate::sys::net::NonBlocking;
+use crate::timeouts::Timeouts;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(crate) enum Message {
     Send(Token, Arc<[u8]>),
     Broadcast(Arc<[u8]>),
     Close(Token),
+    Timeouts(Timeouts),
     Drain {
         until: Instant,
     },

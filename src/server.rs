@@ -154,13 +154,13 @@ impl Server {
             return Err(Error::Workers(count));
         }
         let mailboxes: Result<Vec<_>, _> = (0..count).map(|_| Mailbox::new().map(Arc::new)).collect();
-        let handle = Handle { mailboxes: mailboxes.map_err(Error::Start)?.into() };
+        let gate = Arc::new(Gate::new(config.limits, Instant::now()));
+        let handle = Handle { mailboxes: mailboxes.map_err(Error::Start)?.into(), gate: Arc::clone(&gate) };
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let ended = Arc::new(ended.map_err(|errno| Error::Start(errno.into()))?);
         let epolls: Result<Vec<_>, _> = (0..count).map(|_| Epoll::new()).collect();
         let epolls = epolls.map_err(worker::Error::from)?;
         let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
-        let gate = Arc::new(Gate::new(config.limits, Instant::now()));
         let running = Arc::new(AtomicUsize::new(count));
         let mut server = Self { handle, workers: Vec::with_capacity(count), ended };
         for (number, epoll) in epolls.into_iter().enumerate() {
@@ -255,6 +255,7 @@ impl Drop for Leave {
 #[derive(Debug, Clone)]
 pub struct Handle {
     mailboxes: Arc<[Arc<Mailbox>]>,
+    gate: Arc<Gate>,
 }
 
 impl Handle {
@@ -292,6 +293,13 @@ impl Handle {
     pub fn drain(&self, timeout: Duration) {
         let until = Instant::now() + timeout;
         self.tell_all(|| Message::Drain { until });
+    }
+
+    /// Other limits and timeouts from now on. Timeouts hold for the connections that are there too; limits only for those
+    /// that come.
+    pub fn reconfigure(&self, limits: Limits, timeouts: Timeouts) {
+        self.gate.set(limits);
+        self.tell_all(|| Message::Timeouts(timeouts));
     }
 
     /// Closes every connection and ends the server.

@@ -463,12 +463,25 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                     }
                 }
                 Message::Close(token) => self.close(token, End::Closed),
+                Message::Timeouts(timeouts) => self.set_timeouts(timeouts),
                 Message::Drain { until } => self.drain(until),
                 Message::Stop => self.stop(),
             }
         }
         if mail.more {
             self.run_queue.push_back(WAKER);
+        }
+    }
+
+    /// Other timeouts from now on, also for those who are connected.
+    fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+        self.timed = timeouts.any();
+        for token in self.members.tokens() {
+            let due = self.members.get(token).and_then(|member| member.connection.due(&timeouts, self.turn.tick));
+            if let Some((due, _)) = due {
+                remind(&mut self.deadlines, token.slot() + KEYS, self.turn.origin, due);
+            }
         }
     }
 

@@ -39,7 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace", "timeouts"]),
     ("level", &["sys", "connection", "exchange"]),
     ("edge", &["sys", "connection", "exchange"]),
-    ("mailbox", &["metrics", "sys", "slab", "client"]),
+    ("mailbox", &["metrics", "sys", "slab", "client", "timeouts"]),
     ("worker", BELOW_THE_WORKER),
     ("server", BELOW_THE_SERVER),
 ];

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 use eagain::{Limits, Timeouts};
 
 use crate::address::{Address, AddressError};
+use crate::config;
 
 /// A thread per processor is the point; more than this is a typing error.
 const WORKERS_MAX: u64 = 1024;
@@ -81,6 +83,10 @@ pub(crate) struct Serve {
     pub(crate) trace: bool,
     /// 0 to a day.
     pub(crate) drain_timeout: Duration,
+    /// Where SIGHUP finds what may be changed while it serves.
+    pub(crate) config: Option<PathBuf>,
+    /// Only say whether the options are right.
+    pub(crate) check: bool,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
 }
@@ -99,6 +105,9 @@ pub(crate) struct Connect {
     /// For each address that is tried: 1 ms to a day.
     pub(crate) connect_timeout: Duration,
 }
+
+const CONFIG: &str = "--config";
+const CHECK: &str = "--check";
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
@@ -172,6 +181,12 @@ struct ServeArgs {
     /// longest payload of a frame; K, M, G allowed [1M]
     #[argh(option, arg_name = "BYTES", from_str_fn(max_frame))]
     max_frame: Option<u64>,
+    /// read options from a TOML file; SIGHUP reads again
+    #[argh(option, arg_name = "FILE")]
+    config: Option<String>,
+    /// check the options and the file, and serve nothing
+    #[argh(switch)]
+    check: bool,
     /// narrate the loop on stderr
     #[argh(switch)]
     trace: bool,
@@ -246,7 +261,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Sto
     if words.is_empty() {
         return Err(Stop::Answered(help(&top, None)));
     }
-    let plan = normalise(&top, &words)?;
+    let mut plan = normalise(&top, &words)?;
+    add_config(&mut plan)?;
     let plain: Vec<&str> = plan.words.iter().map(String::as_str).collect();
     let parsed = Top::from_args(&["eagain"], &plain).map_err(|exit| usage(plan.command, fold(&exit.output, &plain)))?;
     if parsed.version {
@@ -299,6 +315,8 @@ impl ServeArgs {
             max_frame: self.max_frame.unwrap_or(MIB) as usize,
             trace: self.trace,
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(5)),
+            config: self.config.map(PathBuf::from),
+            check: self.check,
             limits: Limits {
                 connections: self.max_connections,
                 connections_per_ip: self.max_connections_per_ip,
@@ -480,6 +498,43 @@ fn option<'w>(
         }
     }
     Ok(())
+}
+
+/// Puts the keys of `--config FILE` before the words of the command line, which replace them.
+fn add_config(plan: &mut Plan<'_>) -> Result<(), Stop> {
+    let Some(command) = plan.command.filter(|command| command.flags.iter().any(|f| f.long == CONFIG)) else {
+        return Ok(());
+    };
+    let Some(at) = plan.words.iter().position(|word| word == CONFIG) else { return Ok(()) };
+    let path = plan.words[at + 1].clone();
+    let mut words = Vec::new();
+    for setting in config::read(Path::new(&path)).map_err(Stop::Failed)? {
+        let place = format!("{path}:{}", setting.line);
+        if [CONFIG, CHECK].contains(&setting.option.as_str()) || !command.flags.iter().any(|f| f.long == setting.option)
+        {
+            let keys = command.flags.iter().map(|f| f.long);
+            let hint = did_you_mean(&setting.option, keys).replace("--", "");
+            let key = setting.option.trim_start_matches("--");
+            return Err(Stop::Failed(format!("{place}: unknown key '{key}'{hint}")));
+        }
+        check_alone(&setting.words).map_err(|why| Stop::Failed(format!("{place}: {why}")))?;
+        if !plan.words.contains(&setting.option) {
+            words.extend(setting.words);
+        }
+    }
+    // The first word is the command.
+    plan.words.splice(1..1, words);
+    Ok(())
+}
+
+/// Whether a key means something by itself: an error is told with its line.
+fn check_alone(words: &[String]) -> Result<(), String> {
+    let plain: Vec<&str> = words.iter().map(String::as_str).collect();
+    let args = ServeArgs::from_args(&["eagain", "serve"], &plain).map_err(|exit| fold(&exit.output, &plain))?;
+    match args.check() {
+        Ok(_) => Ok(()),
+        Err(Stop::Usage(why) | Stop::Failed(why) | Stop::Answered(why)) => Err(why),
+    }
 }
 
 /// The next word, unless the option takes none or the word is itself an option: `--echo --trace` has forgotten

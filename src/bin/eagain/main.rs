@@ -5,6 +5,7 @@
 
 mod address;
 mod cli;
+mod config;
 mod connect;
 mod say;
 mod serve;

@@ -10,7 +10,6 @@ mod services;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use eagain::sys::epoll::{Epoll, Events, Interest, Mode, Timeout};
 use eagain::{Config, Listener, Server, Trigger, somaxconn};
@@ -22,7 +21,7 @@ use self::narrator::Narrator;
 use self::scribe::Scribe;
 use self::services::{Any, Setting};
 use crate::address::Address;
-use crate::cli::{self, ServiceName};
+use crate::cli::{self, Command, ServiceName, Stop};
 use crate::say;
 
 pub(crate) fn run(options: cli::Serve) -> ExitCode {
@@ -38,8 +37,12 @@ pub(crate) fn run(options: cli::Serve) -> ExitCode {
 type Failure = Box<dyn std::error::Error>;
 
 fn serve(options: &cli::Serve) -> Result<(), Failure> {
+    if options.check {
+        say::out("the options are right\n");
+        return Ok(());
+    }
     // Before any thread is made, so that all of them leave the signals to this one.
-    let signals = block_signals()?;
+    let signals = block_signals(options.config.is_some())?;
     raise_descriptor_limit();
     let (listeners, names) = listen(options)?;
     announce(&listeners, &names);
@@ -49,17 +52,21 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
     let (scribe, writer) = Scribe::start()?;
     let server = start(options, listeners, names, scribe.clone())?;
     epoll.add(&server, ENDED, Interest::READ, Mode::LEVEL)?;
-    supervise(&server, &signals, &epoll, &scribe, options.drain_timeout)?;
+    supervise(&server, &signals, &epoll, &scribe, options)?;
     drop(scribe);
     let result = server.join();
     writer.finish();
     Ok(result?)
 }
 
-fn block_signals() -> Result<SignalFd, Failure> {
+/// SIGHUP is a reload where there is a file to read, and else what it always is: the terminal has gone.
+fn block_signals(reload: bool) -> Result<SignalFd, Failure> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
+    if reload {
+        set.add(Signal::SIGHUP);
+    }
     set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
@@ -150,9 +157,10 @@ fn supervise(
     signals: &SignalFd,
     epoll: &Epoll,
     scribe: &Scribe,
-    drain_timeout: Duration,
+    options: &cli::Serve,
 ) -> Result<(), Failure> {
     let mut events = Events::with_capacity(2);
+    let mut drain_timeout = options.drain_timeout;
     let mut draining = false;
     loop {
         epoll.wait(&mut events, Timeout::Never)?;
@@ -161,6 +169,17 @@ fn supervise(
         }
         while let Some(signal) = signals.read_signal()? {
             let name = Signal::try_from(signal.ssi_signo as i32).map_or("signal", Signal::as_str);
+            if name == Signal::SIGHUP.as_str() {
+                match reload(options) {
+                    Ok(new) => {
+                        drain_timeout = new.drain_timeout;
+                        server.handle().reconfigure(new.limits, new.timeouts);
+                        scribe.line("reloaded: limits and timeouts are those of the file now");
+                    }
+                    Err(why) => scribe.line(format_args!("not reloaded, nothing is changed: {why}")),
+                }
+                continue;
+            }
             if draining {
                 scribe.line(format_args!("{name} again: stopping now"));
                 server.handle().shutdown();
@@ -171,4 +190,24 @@ fn supervise(
             server.handle().drain(drain_timeout);
         }
     }
+}
+
+/// Reads the options again, as at the start: the command line, and the file that it names.
+fn reload(old: &cli::Serve) -> Result<cli::Serve, String> {
+    let new = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Serve(new)) => new,
+        Ok(_) => return Err("the command line is not that of serve".to_owned()),
+        Err(Stop::Usage(why) | Stop::Failed(why) | Stop::Answered(why)) => return Err(why),
+    };
+    let fixed = [
+        ("the listeners", new.listen != old.listen),
+        ("edge-triggered", new.edge_triggered != old.edge_triggered),
+        ("workers", new.workers != old.workers),
+        ("backlog", new.backlog != old.backlog),
+        ("max-frame", new.max_frame != old.max_frame),
+        ("delay-ms", new.delay != old.delay),
+        ("trace", new.trace != old.trace),
+    ];
+    let changed: Vec<&str> = fixed.into_iter().filter(|&(_, changed)| changed).map(|(name, _)| name).collect();
+    if changed.is_empty() { Ok(new) } else { Err(format!("a restart is needed to change {}", changed.join(", "))) }
 }
