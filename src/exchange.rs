@@ -285,7 +285,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let next = callback(&mut self.service, &mut member.session, &mut input, &mut output);
 
         let (taken, direct) = (input.taken(), output.forwarded());
-        connection.owes_room |= output.room() == 0;
+        connection.owes_room |= output.wants_room();
         let sent = self.dispatch(connection, &mut waiting, fresh, direct);
         // Whatever became of this connection: what it staged must never reach the next one.
         self.stage.clear(STAGE_KEEP_BYTES);

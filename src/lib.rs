@@ -56,9 +56,10 @@
 //! | `limits.rs` | every bound and budget |
 //! | `sys/epoll.rs`, `sys/net.rs` | the kernel boundary, the only `unsafe` |
 //! | `slab.rs`, `buffer.rs`, `deadline.rs`, `client.rs` | the parts: connections by token, byte queues, timeouts, peers |
+//! | `access.rs` | which addresses may connect |
 //! | `listener.rs` | bind or adopt, accept, and what each accept error means |
 //! | `connection.rs` | a socket, its two queues, how far it is, and what it wants of the kernel |
-//! | `service/` | the trait, and echo, discard, chargen, frames, log, delay |
+//! | `service/` | the trait, and echo, discard, chargen, frames, log, delay, and what stands behind a proxy |
 //! | `exchange.rs` | one connection's turn: flush, ask, receive, answer |
 //! | `level.rs`, `edge.rs` | what the two disciplines do differently; read them side by side |
 //! | `worker.rs` | the loop |
@@ -71,6 +72,7 @@
 //! connections of its worker.
 #![deny(unsafe_code)]
 
+mod access;
 pub mod buffer;
 mod client;
 mod connection;
@@ -90,6 +92,7 @@ pub mod sys;
 mod trace;
 mod worker;
 
+pub use access::{AccessList, Cidr, CidrError};
 pub use buffer::{Input, Output};
 pub use client::{Client, ConnectionId, Peer};
 pub use listener::{Address, Error as ListenError, Listener, somaxconn};

@@ -43,6 +43,9 @@ counters! {
     closed,
     /// Connections that came and were closed at once, for want of memory or of room.
     refused,
+    /// Connections that came and were closed at once, because the [`AccessList`](crate::AccessList) is against their
+    /// address. They count as accepted and as closed, too.
+    denied,
     /// Times that a listener had to rest for want of descriptors or memory.
     accept_pauses,
     /// Bytes received.

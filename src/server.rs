@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::access::AccessList;
 use crate::client::ConnectionId;
 use crate::edge::Edge;
 use crate::exchange::Discipline;
@@ -51,19 +52,22 @@ pub enum Trigger {
 }
 
 /// How a server runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Level- or edge-triggered. What clients see is the same.
     pub trigger: Trigger,
     /// Threads, each with its own epoll and its own connections; 1 to [`WORKERS_MAX`].
     pub workers: usize,
+    /// Who may connect; everybody, if it is empty. Others are closed at once, and counted ([`Counters::denied`]). Behind
+    /// a proxy its address is meant, not the client's.
+    pub access: AccessList,
 }
 
 impl Default for Config {
     /// Level-triggered, a worker for each processor that this process may use.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(WORKERS_MAX);
-        Self { trigger: Trigger::Level, workers }
+        Self { trigger: Trigger::Level, workers, access: AccessList::default() }
     }
 }
 
@@ -128,13 +132,13 @@ impl Server {
         G: Fn() -> T + Send + Sync + 'static,
     {
         match config.trigger {
-            Trigger::Level => Self::launch::<Level, S, T>(config.workers, listeners, Arc::new((service, trace))),
-            Trigger::Edge => Self::launch::<Edge, S, T>(config.workers, listeners, Arc::new((service, trace))),
+            Trigger::Level => Self::launch::<Level, S, T>(config, listeners, Arc::new((service, trace))),
+            Trigger::Edge => Self::launch::<Edge, S, T>(config, listeners, Arc::new((service, trace))),
         }
     }
 
     fn launch<D, S, T>(
-        count: usize,
+        config: Config,
         listeners: Vec<Listener>,
         make: Arc<(impl Fn(&Handle) -> S + Send + Sync + 'static, impl Fn() -> T + Send + Sync + 'static)>,
     ) -> Result<Self, Error>
@@ -143,6 +147,7 @@ impl Server {
         S: Service + 'static,
         T: Trace + 'static,
     {
+        let count = config.workers;
         if !(1..=WORKERS_MAX).contains(&count) {
             return Err(Error::Workers(count));
         }
@@ -162,11 +167,12 @@ impl Server {
                 running: Arc::clone(&running),
                 ended: Arc::clone(&server.ended),
             };
-            let (listeners, make) = (listeners.clone(), Arc::clone(&make));
+            let (listeners, make, access) = (listeners.clone(), Arc::clone(&make), config.access.clone());
             let body = move || {
                 let mailboxes = Arc::clone(&leave.handle.mailboxes);
                 let (service, trace) = (make.0(&leave.handle), make.1());
-                let worker = Worker::<S, D, T>::new(epoll, number as u16, &listeners, mailboxes, service, trace);
+                let worker =
+                    Worker::<S, D, T>::new(epoll, number as u16, &listeners, access, mailboxes, service, trace);
                 // From here on the worker alone decides how long the listeners live.
                 drop(listeners);
                 let result = worker.and_then(Worker::run).map_err(Error::from);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use crate::access::AccessList;
 use crate::client::{Client, ConnectionId, Peer};
 use crate::connection::{Connection, Phase};
 use crate::deadline::Deadlines;
@@ -79,6 +80,7 @@ pub(crate) struct Worker<S: Service, D, T> {
     epoll: Epoll,
     members: Slab<Member<S::Session>>,
     doors: Vec<Door>,
+    access: AccessList,
     deadlines: Deadlines,
     /// What can go on without another event: connections (each at most once, those that say `queued`), listeners, the
     /// mailbox. By the same 64 bits as events.
@@ -98,6 +100,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         epoll: Epoll,
         number: u16,
         listeners: &[Arc<Listener>],
+        access: AccessList,
         mailboxes: Arc<[Arc<Mailbox>]>,
         service: S,
         trace: T,
@@ -111,6 +114,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             epoll,
             members: Slab::new(),
             doors: listeners.iter().map(door).collect(),
+            access,
             deadlines: Deadlines::new(now),
             run_queue: VecDeque::new(),
             mailboxes,
@@ -304,6 +308,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     /// Gives a new connection to the worker that has the fewest: to this one, if the difference is small.
     fn place(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
+        if !self.access.admits_peer(&peer) {
+            return self.turn_away(listener, &peer);
+        }
         let least = self
             .mailboxes
             .iter()
@@ -325,6 +332,14 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             self.mailbox().raise_load();
             self.admit(listener, socket, peer);
         }
+    }
+
+    /// A connection that may not be: it is closed without having been registered, and nobody hears of it.
+    fn turn_away(&mut self, listener: usize, peer: &Peer) {
+        self.turn.counters.accepted += 1;
+        self.turn.counters.denied += 1;
+        self.turn.counters.closed += 1;
+        self.turn.trace.denied(listener, peer);
     }
 
     /// Registers a new connection and opens it for the service.

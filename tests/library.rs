@@ -93,7 +93,7 @@ fn opened(seen: &Receiver<Seen>) -> ConnectionId {
 
 fn configs() -> impl Iterator<Item = Config> {
     let both = [Trigger::Level, Trigger::Edge];
-    both.into_iter().flat_map(|trigger| [1, 3].map(|workers| Config { trigger, workers }))
+    both.into_iter().flat_map(|trigger| [1, 3].map(|workers| Config { trigger, workers, ..Config::default() }))
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_broadcast_reaches_every_connection_once() {
 #[test]
 fn connections_spread_evenly_over_the_workers_though_one_of_them_accepts_all() {
     for trigger in [Trigger::Level, Trigger::Edge] {
-        let (_server, address, seen) = spy_server(Config { trigger, workers: 3 });
+        let (_server, address, seen) = spy_server(Config { trigger, workers: 3, ..Config::default() });
         // One after the other: the kernel wakes the same worker each time.
         let mut clients = Vec::new();
         let mut load = [0; 3];
@@ -214,7 +214,7 @@ fn finish_flushes_and_then_ends_the_connection() {
 
 #[test]
 fn a_finished_client_that_stays_is_closed_after_a_while() {
-    let (_server, address, seen) = spy_server(Config { trigger: Trigger::Edge, workers: 1 });
+    let (_server, address, seen) = spy_server(Config { trigger: Trigger::Edge, workers: 1, ..Config::default() });
     let mut client = connect(address);
     let id = opened(&seen);
     client.write_all(b".").unwrap();
@@ -294,7 +294,7 @@ fn a_drained_server_gives_what_is_due_and_ends() {
 
 #[test]
 fn a_handle_of_a_server_that_has_ended_says_so() {
-    let (server, address, seen) = spy_server(Config { trigger: Trigger::Level, workers: 2 });
+    let (server, address, seen) = spy_server(Config { trigger: Trigger::Level, workers: 2, ..Config::default() });
     let _client = connect(address);
     let id = opened(&seen);
     let handle = server.handle().clone();
@@ -332,11 +332,11 @@ fn a_mailbox_is_bounded_but_commands_always_get_in() {
     let shut = gate.lock().unwrap();
     let (sender, arrived) = channel();
     let (held, sender) = (Arc::clone(&gate), Mutex::new(sender));
-    let server = Server::start(Config { trigger: Trigger::Edge, workers: 1 }, vec![listener], move |_| Held {
-        gate: Arc::clone(&held),
-        arrived: sender.lock().unwrap().clone(),
-    })
-    .unwrap();
+    let server =
+        Server::start(Config { trigger: Trigger::Edge, workers: 1, ..Config::default() }, vec![listener], move |_| {
+            Held { gate: Arc::clone(&held), arrived: sender.lock().unwrap().clone() }
+        })
+        .unwrap();
     let client = connect(address);
     let id = arrived.recv_timeout(PATIENCE).unwrap();
     let handle: Handle = server.handle().clone();
@@ -353,7 +353,7 @@ fn a_mailbox_is_bounded_but_commands_always_get_in() {
 #[test]
 fn workers_out_of_range_are_refused() {
     for workers in [0, 1025] {
-        let config = Config { trigger: Trigger::Level, workers };
+        let config = Config { trigger: Trigger::Level, workers, ..Config::default() };
         let refused = Server::start(config, Vec::new(), |_| Echo);
         assert!(matches!(refused, Err(ServerError::Workers(count)) if count == workers));
     }
@@ -370,7 +370,9 @@ fn a_service_that_panics_ends_the_whole_server() {
         }
     }
     let (listener, address) = listener();
-    let server = Server::start(Config { trigger: Trigger::Level, workers: 3 }, vec![listener], |_| Panics).unwrap();
+    let server =
+        Server::start(Config { trigger: Trigger::Level, workers: 3, ..Config::default() }, vec![listener], |_| Panics)
+            .unwrap();
     connect(address).write_all(b"x").unwrap();
     assert!(matches!(server.join(), Err(ServerError::Panicked)));
 }

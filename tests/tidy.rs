@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("slab", &[]),
     ("deadline", &[]),
     ("client", &["slab"]),
+    ("access", &["client"]),
     ("buffer", &["client"]),
     ("service", &["buffer", "client", "deadline"]),
     ("listener", &["sys", "client"]),
@@ -49,6 +50,7 @@ const BELOW_THE_WORKER: &[&str] = &[
     "buffer",
     "deadline",
     "client",
+    "access",
     "service",
     "listener",
     "connection",
@@ -57,11 +59,13 @@ const BELOW_THE_WORKER: &[&str] = &[
     "mailbox",
 ];
 /// Not `connection` and not `slab`: what happens on one connection is its worker's affair.
-const BELOW_THE_SERVER: &[&str] =
-    &["metrics", "sys", "client", "service", "listener", "trace", "exchange", "level", "edge", "mailbox", "worker"];
+const BELOW_THE_SERVER: &[&str] = &[
+    "metrics", "sys", "client", "access", "service", "listener", "trace", "exchange", "level", "edge", "mailbox",
+    "worker",
+];
 
 /// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.
-const PURE: &[&str] = &["limits", "slab", "buffer", "deadline"];
+const PURE: &[&str] = &["limits", "slab", "buffer", "deadline", "access"];
 
 // ---- the rules ----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 
+use eagain::{AccessList, Cidr};
+
 use crate::address::{Address, AddressError};
 
 /// A thread per processor is the point; more than this is a typing error.
@@ -77,6 +79,9 @@ pub(crate) struct Serve {
     pub(crate) backlog: Option<i32>,
     /// Payload bytes: 1 to 1 GiB.
     pub(crate) max_frame: usize,
+    /// Every listener is behind a proxy that speaks the PROXY protocol.
+    pub(crate) proxy_protocol: bool,
+    pub(crate) access: AccessList,
     pub(crate) trace: bool,
     /// 0 to a day.
     pub(crate) drain_timeout: Duration,
@@ -130,7 +135,8 @@ eagain serve --echo 7007 --echo unix:/run/echo.sock --max-frame 64K
 eagain serve --delay 127.0.0.1:0 --delay-ms 250 --trace",
     note = "ADDRESS is HOST:PORT, [V6]:PORT, PORT (on 127.0.0.1), unix:PATH or unix:@NAME.
 Port 0 lets the kernel choose. A service may be given several times.
-Without any: echo on 127.0.0.1:7007 and frames on 127.0.0.1:7004.
+CIDR is a network, as 192.0.2.0/24, or one address. The longest prefix decides.
+Without any service: echo on 127.0.0.1:7007 and frames on 127.0.0.1:7004.
 Each listener is one line on stdout: listening SERVICE ADDRESS.",
     help_triggers("-h", "--help", "help")
 )]
@@ -168,6 +174,15 @@ struct ServeArgs {
     /// longest payload of a frame; K, M, G allowed [1M]
     #[argh(option, arg_name = "BYTES", from_str_fn(max_frame))]
     max_frame: Option<u64>,
+    /// expect a PROXY header on each connection, v1 or v2
+    #[argh(switch)]
+    proxy_protocol: bool,
+    /// let this network connect, and no other
+    #[argh(option, arg_name = "CIDR", from_str_fn(cidr))]
+    allow: Vec<Cidr>,
+    /// close what connects from this network
+    #[argh(option, arg_name = "CIDR", from_str_fn(cidr))]
+    deny: Vec<Cidr>,
     /// narrate the loop on stderr
     #[argh(switch)]
     trace: bool,
@@ -269,6 +284,8 @@ impl ServeArgs {
             workers: self.workers.map_or_else(processors, |n| n as usize),
             backlog: self.backlog,
             max_frame: self.max_frame.unwrap_or(MIB) as usize,
+            proxy_protocol: self.proxy_protocol,
+            access: AccessList::new(self.allow, self.deny),
             trace: self.trace,
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(5)),
         })
@@ -338,6 +355,10 @@ fn max_frame(text: &str) -> Result<u64, String> {
     bytes
         .filter(|n| (1..=GIB).contains(n))
         .ok_or_else(|| "expected bytes from 1 to 1G, as in 200000, 64K or 1M (powers of 1024)".to_owned())
+}
+
+fn cidr(text: &str) -> Result<Cidr, String> {
+    text.parse().map_err(|why: eagain::CidrError| why.to_string())
 }
 
 fn drain_timeout(text: &str) -> Result<Duration, String> {

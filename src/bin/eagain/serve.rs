@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use eagain::service::Proxied;
 use eagain::sys::epoll::{Epoll, Events, Interest, Mode, Timeout};
-use eagain::{Config, Listener, Server, Trigger, somaxconn};
+use eagain::{Config, Handle, Listener, Server, Service, Trigger, somaxconn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -124,7 +125,7 @@ fn start(
     scribe: Scribe,
 ) -> Result<Server, Failure> {
     let trigger = if options.edge_triggered { Trigger::Edge } else { Trigger::Level };
-    let config = Config { trigger, workers: options.workers };
+    let config = Config { trigger, workers: options.workers, access: options.access.clone() };
     let max_frame = u32::try_from(options.max_frame).unwrap_or(u32::MAX);
     let setting = Setting { names, max_frame, delay: options.delay };
     scribe.line(format_args!(
@@ -133,8 +134,25 @@ fn start(
         options.workers,
         if options.workers == 1 { "" } else { "s" },
     ));
-    let service = move |_: &_| Any::new(&setting, scribe.clone());
-    Ok(if options.trace {
+    let refused = scribe.clone();
+    let service = move |_: &Handle| Any::new(&setting, scribe.clone());
+    if !options.proxy_protocol {
+        return launch(config, listeners, service, options.trace);
+    }
+    let proxied = move |handle: &Handle| {
+        let scribe = refused.clone();
+        Proxied::new(service(handle), move |from, why| scribe.line(format_args!("closing {from}: {why}")))
+    };
+    launch(config, listeners, proxied, options.trace)
+}
+
+fn launch<S: Service + 'static>(
+    config: Config,
+    listeners: Vec<Listener>,
+    service: impl Fn(&Handle) -> S + Send + Sync + 'static,
+    trace: bool,
+) -> Result<Server, Failure> {
+    Ok(if trace {
         Server::start_traced(config, listeners, service, Narrator::default)?
     } else {
         Server::start(config, listeners, service)?
