@@ -142,13 +142,14 @@ pub struct Output<'a> {
     direct: Range<usize>,
     client: &'a Client,
     now: Instant,
+    asks_for_room: bool,
 }
 
 impl<'a> Output<'a> {
     /// A way out that ends in `queue`. For tests of a service: the loop makes its own.
     #[must_use]
     pub const fn new(queue: &'a mut ByteQueue, client: &'a Client, now: Instant) -> Self {
-        Self { queue, direct: 0..0, client, now }
+        Self { queue, direct: 0..0, client, now, asks_for_room: false }
     }
 
     /// To whom this goes.
@@ -185,6 +186,34 @@ impl<'a> Output<'a> {
     #[must_use]
     pub fn room(&self) -> usize {
         OUTPUT_HIGH_WATER_BYTES.saturating_sub(self.len())
+    }
+
+    /// Asks for a call of [`Service::room`](crate::Service::room), as if all room had been used up. For a service that
+    /// has become able to produce in another callback.
+    #[inline]
+    pub const fn ask_for_room(&mut self) {
+        self.asks_for_room = true;
+    }
+
+    /// Whether `room` is to be called.
+    #[inline]
+    pub(crate) fn wants_room(&self) -> bool {
+        self.asks_for_room || self.room() == 0
+    }
+
+    /// Lets `write` write to this way out as if it led to `client`: for a service within another.
+    #[inline]
+    pub fn for_client<R>(&mut self, client: &Client, write: impl FnOnce(&mut Output<'_>) -> R) -> R {
+        let mut inner = Output {
+            queue: &mut *self.queue,
+            direct: self.direct.clone(),
+            client,
+            now: self.now,
+            asks_for_room: self.asks_for_room,
+        };
+        let result = write(&mut inner);
+        (self.direct, self.asks_for_room) = (inner.direct, inner.asks_for_room);
+        result
     }
 
     /// Sends these bytes.

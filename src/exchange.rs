@@ -298,7 +298,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let next = callback(&mut self.service, &mut member.session, &mut input, &mut output);
 
         let (taken, direct) = (input.taken(), output.forwarded());
-        connection.owes_room |= output.room() == 0;
+        connection.owes_room |= output.wants_room();
         if connection.output.is_none() {
             connection.notes.moved = self.tick as u32;
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
+use crate::access::AccessList;
 use crate::client::Peer;
 
 /// How much a server takes on; `None` is without a limit. What comes over a limit is closed at once and counted, and
@@ -29,6 +30,7 @@ pub struct Limits {
 /// Why a connection was not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
+    Denied,
     Connections,
     PerIp,
     Rate,
@@ -44,7 +46,7 @@ struct Bucket {
 
 #[derive(Debug)]
 pub(crate) struct Gate {
-    limits: RwLock<Limits>,
+    rules: RwLock<(Limits, AccessList)>,
     /// [`Limits::buffered_bytes`], or `usize::MAX`: asked at every change, so not under the lock.
     most_buffered: AtomicUsize,
     open: AtomicUsize,
@@ -54,10 +56,10 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(limits: Limits, now: Instant) -> Self {
+    pub(crate) fn new(limits: Limits, access: AccessList, now: Instant) -> Self {
         let tokens = limits.accepts_per_second.unwrap_or(0).into();
         Self {
-            limits: RwLock::new(limits),
+            rules: RwLock::new((limits, access)),
             most_buffered: AtomicUsize::new(limits.buffered_bytes.unwrap_or(usize::MAX)),
             open: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
@@ -67,18 +69,18 @@ impl Gate {
     }
 
     /// Other limits from now on. Nobody who is in is put out.
-    pub(crate) fn set(&self, limits: Limits) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    pub(crate) fn set(&self, limits: Limits, access: AccessList) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = (limits, access);
         self.most_buffered.store(limits.buffered_bytes.unwrap_or(usize::MAX), Ordering::Relaxed);
-    }
-
-    fn limits(&self) -> Limits {
-        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets a client in, who is to [`leave`](Self::leave) when it goes, or says what is full.
     pub(crate) fn enter(&self, peer: &Peer, now: Instant) -> Result<(), Over> {
-        let limits = self.limits();
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        let (limits, access) = &*rules;
+        if !access.admits_peer(peer) {
+            return Err(Over::Denied);
+        }
         if limits.buffered_bytes.is_some_and(|most| self.buffered.load(Ordering::Relaxed) >= most) {
             return Err(Over::Buffered);
         }
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn a_place_is_free_again_when_a_client_leaves() {
         let now = Instant::now();
-        let gate = Gate::new(Limits { connections: Some(2), ..Limits::default() }, now);
+        let gate = Gate::new(Limits { connections: Some(2), ..Limits::default() }, AccessList::default(), now);
         assert_eq!([1, 2, 3].map(|_| gate.enter(&peer(1), now)), [Ok(()), Ok(()), Err(Over::Connections)]);
         gate.leave(&peer(1));
         assert_eq!(gate.enter(&peer(1), now), Ok(()));
@@ -171,7 +173,7 @@ mod tests {
     #[test]
     fn each_address_has_places_of_its_own_and_leaves_nothing_behind() {
         let now = Instant::now();
-        let gate = Gate::new(Limits { connections_per_ip: Some(1), ..Limits::default() }, now);
+        let gate = Gate::new(Limits { connections_per_ip: Some(1), ..Limits::default() }, AccessList::default(), now);
         assert_eq!(gate.enter(&peer(1), now), Ok(()));
         assert_eq!(gate.enter(&peer(1), now), Err(Over::PerIp));
         assert_eq!(gate.enter(&peer(2), now), Ok(()));
@@ -185,7 +187,8 @@ mod tests {
     #[test]
     fn a_rate_lets_in_a_burst_of_a_second_and_then_one_by_one() {
         let start = Instant::now();
-        let gate = Gate::new(Limits { accepts_per_second: Some(10), ..Limits::default() }, start);
+        let gate =
+            Gate::new(Limits { accepts_per_second: Some(10), ..Limits::default() }, AccessList::default(), start);
         let let_in = |now| (0..30).filter(|_| gate.enter(&peer(1), now).is_ok()).count();
         assert_eq!(let_in(start), 10);
         assert_eq!(let_in(start + Duration::from_millis(250)), 2);
@@ -195,7 +198,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_for_all_together() {
         let now = Instant::now();
-        let gate = Gate::new(Limits { buffered_bytes: Some(100), ..Limits::default() }, now);
+        let gate = Gate::new(Limits { buffered_bytes: Some(100), ..Limits::default() }, AccessList::default(), now);
         assert!(gate.keep(0, 60));
         assert!(gate.keep(0, 40));
         assert_eq!(gate.enter(&peer(1), now), Err(Over::Buffered));

@@ -57,9 +57,10 @@
 //! | `sys/epoll.rs`, `sys/net.rs` | the kernel boundary, the only `unsafe` |
 //! | `slab.rs`, `buffer.rs`, `deadline.rs`, `client.rs` | connections by token, byte queues, deadlines, peers |
 //! | `timeouts.rs`, `gate.rs` | how long a client may take; how much all of them together |
+//! | `access.rs` | which addresses may connect |
 //! | `listener.rs` | bind or adopt, accept, and what each accept error means |
 //! | `connection.rs` | a socket, its two queues, how far it is, and what it wants of the kernel |
-//! | `service/` | the trait, and echo, discard, chargen, frames, log, delay |
+//! | `service/` | the trait, and echo, discard, chargen, frames, log, delay, and what stands behind a proxy |
 //! | `exchange.rs` | one connection's turn: flush, ask, receive, answer |
 //! | `level.rs`, `edge.rs` | what the two disciplines do differently; read them side by side |
 //! | `worker.rs` | the loop |
@@ -72,6 +73,7 @@
 //! connections of its worker.
 #![deny(unsafe_code)]
 
+mod access;
 pub mod buffer;
 mod client;
 mod connection;
@@ -93,6 +95,7 @@ mod timeouts;
 mod trace;
 mod worker;
 
+pub use access::{AccessList, Cidr, CidrError};
 pub use buffer::{Input, Output};
 pub use client::{Client, ConnectionId, Peer};
 pub use gate::Limits;

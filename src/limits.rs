@@ -50,6 +50,10 @@ pub const INPUT_LIMIT_BYTES: usize = 128 * 1024;
 /// Largest payload of a frame, in bytes, if the user does not say otherwise.
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
 
+/// Longest header of the PROXY protocol, in bytes, with what is in it besides addresses. The addresses take 232 bytes
+/// at the most; names and certificates of a TLS client some hundred more.
+pub const PROXY_HEADER_MAX_BYTES: usize = 4096;
+
 /// Messages that may wait in the mailbox of one worker; a sender beyond that is told that it is full.
 pub const MAILBOX_MESSAGES: usize = 65_536;
 
@@ -83,5 +87,6 @@ const _: () = assert!(OUTPUT_LOW_WATER_BYTES < OUTPUT_HIGH_WATER_BYTES);
 const _: () = assert!(OUTPUT_HIGH_WATER_BYTES < OUTPUT_LIMIT_BYTES);
 const _: () = assert!(TURN_BUDGET_BYTES > READ_BUFFER_BYTES);
 const _: () = assert!(INPUT_LIMIT_BYTES >= READ_BUFFER_BYTES);
+const _: () = assert!(PROXY_HEADER_MAX_BYTES <= READ_BUFFER_BYTES);
 const _: () = assert!(MAILBOX_BUDGET <= MAILBOX_MESSAGES);
 const _: () = assert!(DRAIN_QUIET_MS < DRAIN_TIMEOUT_SECONDS * 1000);

@@ -43,8 +43,10 @@ counters! {
     closed,
     /// Connections that came and were closed at once, for want of memory or of room.
     refused,
-    /// Connections that came when there were as many as there may be, and were closed at once. They are not counted as
-    /// accepted; nor are the following.
+    /// Connections that the [`AccessList`](crate::AccessList) is against, and that were closed at once. They are not
+    /// counted as accepted; nor are the following.
+    denied,
+    /// As many connections as there may be.
     over_connections,
     /// As many from their address as there may be.
     over_per_ip,

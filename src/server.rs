@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::access::AccessList;
 use crate::client::ConnectionId;
 use crate::edge::Edge;
 use crate::exchange::Discipline;
@@ -53,7 +54,7 @@ pub enum Trigger {
 }
 
 /// How a server runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Level- or edge-triggered. What clients see is the same.
     pub trigger: Trigger,
@@ -63,13 +64,22 @@ pub struct Config {
     pub limits: Limits,
     /// How long a client may take. For ever by default.
     pub timeouts: Timeouts,
+    /// Who may connect; everybody, if it is empty. Others are closed at once, and counted ([`Counters::denied`]).
+    /// Behind a proxy its address is meant, not the client's.
+    pub access: AccessList,
 }
 
 impl Default for Config {
     /// Level-triggered, a worker for each processor that this process may use.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(WORKERS_MAX);
-        Self { trigger: Trigger::Level, workers, limits: Limits::default(), timeouts: Timeouts::default() }
+        Self {
+            trigger: Trigger::Level,
+            workers,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            access: AccessList::default(),
+        }
     }
 }
 
@@ -154,7 +164,7 @@ impl Server {
             return Err(Error::Workers(count));
         }
         let mailboxes: Result<Vec<_>, _> = (0..count).map(|_| Mailbox::new().map(Arc::new)).collect();
-        let gate = Arc::new(Gate::new(config.limits, Instant::now()));
+        let gate = Arc::new(Gate::new(config.limits, config.access, Instant::now()));
         let handle = Handle { mailboxes: mailboxes.map_err(Error::Start)?.into(), gate: Arc::clone(&gate) };
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let ended = Arc::new(ended.map_err(|errno| Error::Start(errno.into()))?);
@@ -295,10 +305,10 @@ impl Handle {
         self.tell_all(|| Message::Drain { until });
     }
 
-    /// Other limits and timeouts from now on. Timeouts hold for the connections that are there too; limits only for those
-    /// that come.
-    pub fn reconfigure(&self, limits: Limits, timeouts: Timeouts) {
-        self.gate.set(limits);
+    /// Other limits, timeouts and addresses from now on. Timeouts hold for the connections that are there too; the rest
+    /// only for those that come.
+    pub fn reconfigure(&self, limits: Limits, timeouts: Timeouts, access: AccessList) {
+        self.gate.set(limits, access);
         self.tell_all(|| Message::Timeouts(timeouts));
     }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::client::{Client, ConnectionId};
+use crate::client::{Client, ConnectionId, Peer};
 use crate::service::End;
 use crate::sys::epoll::{Event, Interest, Mode};
 
@@ -23,6 +23,8 @@ pub trait Trace {
     fn mail(&mut self, messages: usize) {}
     /// `accept4` gave a connection.
     fn accepted(&mut self, client: &Client) {}
+    /// `accept4` gave a connection that is over a limit, or whose address may not connect; it is closed.
+    fn turned_away(&mut self, listener: usize, peer: &Peer) {}
     /// `accept4` gave none.
     fn not_accepted(&mut self, listener: usize, errno: i32) {}
     /// The listener rests: there are no descriptors, or no memory; or it goes on.

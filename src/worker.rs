@@ -341,9 +341,10 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 Over::Connections => &mut counters.over_connections,
                 Over::PerIp => &mut counters.over_per_ip,
                 Over::Rate => &mut counters.over_rate,
+                Over::Denied => &mut counters.denied,
                 Over::Buffered => &mut counters.over_buffered,
             } += 1;
-            return;
+            return self.turn.trace.turned_away(listener, &peer);
         }
         let least = self
             .mailboxes

@@ -30,8 +30,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("deadline", &[]),
     ("timeouts", &[]),
     ("client", &["slab"]),
+    ("access", &["client"]),
     ("buffer", &["client"]),
-    ("gate", &["client"]),
+    ("gate", &["client", "access"]),
     ("service", &["buffer", "client", "deadline", "timeouts"]),
     ("listener", &["sys", "client"]),
     ("connection", &["sys", "buffer", "timeouts"]),
@@ -53,6 +54,7 @@ const BELOW_THE_WORKER: &[&str] = &[
     "timeouts",
     "gate",
     "client",
+    "access",
     "service",
     "listener",
     "connection",
@@ -62,12 +64,12 @@ const BELOW_THE_WORKER: &[&str] = &[
 ];
 /// Not `connection` and not `slab`: what happens on one connection is its worker's affair.
 const BELOW_THE_SERVER: &[&str] = &[
-    "metrics", "sys", "client", "service", "listener", "trace", "exchange", "level", "edge", "mailbox", "worker",
-    "timeouts", "gate",
+    "metrics", "sys", "client", "access", "service", "listener", "trace", "exchange", "level", "edge", "mailbox",
+    "worker", "timeouts", "gate",
 ];
 
 /// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.
-const PURE: &[&str] = &["limits", "slab", "buffer", "deadline"];
+const PURE: &[&str] = &["limits", "slab", "buffer", "deadline", "access"];
 
 // ---- the rules ----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ mod discard;
 mod echo;
 mod frames;
 mod log;
+mod proxy;
 
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ pub use discard::Discard;
 pub use echo::Echo;
 pub use frames::{FrameError, Frames};
 pub use log::{Log, LogLine};
+pub use proxy::{Proxied, ProxiedSession, ProxyError, ProxyHeader};
 
 use crate::buffer::{Input, Output};
 use crate::client::{Client, ConnectionId};

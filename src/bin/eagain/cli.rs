@@ -13,6 +13,8 @@ use std::time::Duration;
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 use eagain::{Limits, Timeouts};
 
+use eagain::{AccessList, Cidr};
+
 use crate::address::{Address, AddressError};
 use crate::config;
 
@@ -80,6 +82,9 @@ pub(crate) struct Serve {
     pub(crate) backlog: Option<i32>,
     /// Payload bytes: 1 to 1 GiB.
     pub(crate) max_frame: usize,
+    /// Every listener is behind a proxy that speaks the PROXY protocol.
+    pub(crate) proxy_protocol: bool,
+    pub(crate) access: AccessList,
     pub(crate) trace: bool,
     /// 0 to a day.
     pub(crate) drain_timeout: Duration,
@@ -143,7 +148,8 @@ eagain serve --echo 7007 --echo unix:/run/echo.sock --max-frame 64K
 eagain serve --delay 127.0.0.1:0 --delay-ms 250 --trace",
     note = "ADDRESS is HOST:PORT, [V6]:PORT, PORT (on 127.0.0.1), unix:PATH or unix:@NAME.
 Port 0 lets the kernel choose. A service may be given several times.
-Without any: echo on 127.0.0.1:7007 and frames on 127.0.0.1:7004.
+CIDR is a network (192.0.2.0/24) or one address. The longest prefix decides.
+Without any service: echo on 127.0.0.1:7007 and frames on 127.0.0.1:7004.
 Each listener is one line on stdout: listening SERVICE ADDRESS.",
     help_triggers("-h", "--help", "help")
 )]
@@ -169,52 +175,61 @@ struct ServeArgs {
     /// how much later, in milliseconds [1000]
     #[argh(option, arg_name = "N", from_str_fn(delay_ms))]
     delay_ms: Option<u64>,
-    /// use epoll edge-triggered instead of level-triggered
+    /// edge-triggered epoll [level-triggered]
     #[argh(switch)]
     edge_triggered: bool,
-    /// threads, each with its own epoll [one per processor]
+    /// threads, an epoll each [one per processor]
     #[argh(option, arg_name = "N", from_str_fn(workers))]
     workers: Option<u64>,
-    /// connections waiting to be accepted [kernel's limit]
+    /// clients waiting to be accepted [kernel's limit]
     #[argh(option, arg_name = "N", from_str_fn(backlog))]
     backlog: Option<i32>,
     /// longest payload of a frame; K, M, G allowed [1M]
     #[argh(option, arg_name = "BYTES", from_str_fn(max_frame))]
     max_frame: Option<u64>,
-    /// read options from a TOML file; SIGHUP reads again
+    /// read options from TOML; SIGHUP reads again
     #[argh(option, arg_name = "FILE")]
     config: Option<String>,
-    /// check the options and the file, and serve nothing
+    /// check the options, serve nothing
     #[argh(switch)]
     check: bool,
+    /// expect a PROXY header (v1, v2) from each client
+    #[argh(switch)]
+    proxy_protocol: bool,
+    /// let this network connect, and no other
+    #[argh(option, arg_name = "CIDR", from_str_fn(cidr))]
+    allow: Vec<Cidr>,
+    /// close what connects from this network
+    #[argh(option, arg_name = "CIDR", from_str_fn(cidr))]
+    deny: Vec<Cidr>,
     /// narrate the loop on stderr
     #[argh(switch)]
     trace: bool,
     /// time to finish answers after SIGTERM [5]
     #[argh(option, arg_name = "SECONDS", from_str_fn(drain_timeout))]
     drain_timeout: Option<Duration>,
-    /// close what comes when so many are connected
+    /// close what comes when N are connected
     #[argh(option, arg_name = "N", from_str_fn(connections))]
     max_connections: Option<usize>,
     /// the same for each IP address
     #[argh(option, arg_name = "N", from_str_fn(connections))]
     max_connections_per_ip: Option<usize>,
-    /// close what comes above so many a second
+    /// close what comes above N a second
     #[argh(option, arg_name = "N", from_str_fn(accept_rate))]
     accept_rate: Option<u32>,
-    /// what all clients may have waiting; K, M, G allowed
+    /// what all may have waiting; K, M, G allowed
     #[argh(option, arg_name = "BYTES", from_str_fn(max_buffered))]
     max_buffered: Option<usize>,
-    /// close who is silent for so long
+    /// close who is silent so long
     #[argh(option, arg_name = "SECONDS", from_str_fn(timeout))]
     idle_timeout: Option<Duration>,
-    /// close who has not said a byte after so long
+    /// close who never said a byte
     #[argh(option, arg_name = "SECONDS", from_str_fn(timeout))]
     first_byte_timeout: Option<Duration>,
-    /// close who takes nothing of an answer for so long
+    /// close who takes nothing of an answer
     #[argh(option, arg_name = "SECONDS", from_str_fn(timeout))]
     write_timeout: Option<Duration>,
-    /// close who begins a frame and takes longer
+    /// close who does not finish a frame
     #[argh(option, arg_name = "SECONDS", from_str_fn(timeout))]
     frame_timeout: Option<Duration>,
 }
@@ -313,6 +328,8 @@ impl ServeArgs {
             workers: self.workers.map_or_else(processors, |n| n as usize),
             backlog: self.backlog,
             max_frame: self.max_frame.unwrap_or(MIB) as usize,
+            proxy_protocol: self.proxy_protocol,
+            access: AccessList::new(self.allow, self.deny),
             trace: self.trace,
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(5)),
             config: self.config.map(PathBuf::from),
@@ -412,6 +429,10 @@ fn bytes(text: &str, high: &str, most: u64) -> Result<u64, String> {
     bytes
         .filter(|n| (1..=most).contains(n))
         .ok_or_else(|| format!("expected bytes from 1 to {high}, as in 200000, 64K or 1M (powers of 1024)"))
+}
+
+fn cidr(text: &str) -> Result<Cidr, String> {
+    text.parse().map_err(|why: eagain::CidrError| why.to_string())
 }
 
 fn drain_timeout(text: &str) -> Result<Duration, String> {

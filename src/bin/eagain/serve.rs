@@ -11,8 +11,9 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use eagain::service::Proxied;
 use eagain::sys::epoll::{Epoll, Events, Interest, Mode, Timeout};
-use eagain::{Config, Listener, Server, Trigger, somaxconn};
+use eagain::{Config, Handle, Listener, Server, Service, Trigger, somaxconn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -131,7 +132,13 @@ fn start(
     scribe: Scribe,
 ) -> Result<Server, Failure> {
     let trigger = if options.edge_triggered { Trigger::Edge } else { Trigger::Level };
-    let config = Config { trigger, workers: options.workers, limits: options.limits, timeouts: options.timeouts };
+    let config = Config {
+        trigger,
+        workers: options.workers,
+        limits: options.limits,
+        timeouts: options.timeouts,
+        access: options.access.clone(),
+    };
     let max_frame = u32::try_from(options.max_frame).unwrap_or(u32::MAX);
     let setting = Setting { names, max_frame, delay: options.delay };
     scribe.line(format_args!(
@@ -140,8 +147,25 @@ fn start(
         options.workers,
         if options.workers == 1 { "" } else { "s" },
     ));
-    let service = move |_: &_| Any::new(&setting, scribe.clone());
-    Ok(if options.trace {
+    let refused = scribe.clone();
+    let service = move |_: &Handle| Any::new(&setting, scribe.clone());
+    if !options.proxy_protocol {
+        return launch(config, listeners, service, options.trace);
+    }
+    let proxied = move |handle: &Handle| {
+        let scribe = refused.clone();
+        Proxied::new(service(handle), move |from, why| scribe.line(format_args!("closing {from}: {why}")))
+    };
+    launch(config, listeners, proxied, options.trace)
+}
+
+fn launch<S: Service + 'static>(
+    config: Config,
+    listeners: Vec<Listener>,
+    service: impl Fn(&Handle) -> S + Send + Sync + 'static,
+    trace: bool,
+) -> Result<Server, Failure> {
+    Ok(if trace {
         Server::start_traced(config, listeners, service, Narrator::default)?
     } else {
         Server::start(config, listeners, service)?
@@ -173,8 +197,8 @@ fn supervise(
                 match reload(options) {
                     Ok(new) => {
                         drain_timeout = new.drain_timeout;
-                        server.handle().reconfigure(new.limits, new.timeouts);
-                        scribe.line("reloaded: limits and timeouts are those of the file now");
+                        server.handle().reconfigure(new.limits, new.timeouts, new.access);
+                        scribe.line("reloaded: limits, timeouts and addresses are those of the file now");
                     }
                     Err(why) => scribe.line(format_args!("not reloaded, nothing is changed: {why}")),
                 }
@@ -207,6 +231,7 @@ fn reload(old: &cli::Serve) -> Result<cli::Serve, String> {
         ("max-frame", new.max_frame != old.max_frame),
         ("delay-ms", new.delay != old.delay),
         ("trace", new.trace != old.trace),
+        ("proxy-protocol", new.proxy_protocol != old.proxy_protocol),
     ];
     let changed: Vec<&str> = fixed.into_iter().filter(|&(_, changed)| changed).map(|(name, _)| name).collect();
     if changed.is_empty() { Ok(new) } else { Err(format!("a restart is needed to change {}", changed.join(", "))) }

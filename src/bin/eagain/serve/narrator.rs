@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use eagain::sys::epoll::{Event, Interest, Mode};
-use eagain::{Client, ConnectionId, End, Trace};
+use eagain::{Client, ConnectionId, End, Peer, Trace};
 
 use crate::say;
 
@@ -58,6 +58,10 @@ impl Trace for Narrator {
 
     fn accepted(&mut self, client: &Client) {
         tell(format_args!("accept4 on listener {} = {} from {}", client.listener, client.id, client.peer));
+    }
+
+    fn turned_away(&mut self, listener: usize, peer: &Peer) {
+        tell(format_args!("accept4 on listener {listener}: closed, {peer} may not connect"));
     }
 
     fn not_accepted(&mut self, listener: usize, errno: i32) {
