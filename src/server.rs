@@ -15,7 +15,7 @@ use crate::exchange::Discipline;
 use crate::level::Level;
 use crate::limits::WORKERS_MAX;
 use crate::listener::Listener;
-use crate::mailbox::{Mailbox, Message, SendError};
+use crate::mailbox::{self, Mailbox, Message, SendError};
 use crate::metrics::Counters;
 use crate::service::Service;
 use crate::sys::epoll::Epoll;
@@ -236,7 +236,7 @@ impl Drop for Leave {
         }
         self.handle.mailboxes[self.number].end();
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let _ = self.ended.write(1);
+            mailbox::wake(&self.ended);
         }
     }
 }
