@@ -270,12 +270,16 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Accepts until the queue is empty or the budget is spent; what is left is accepted in the next turn.
     // RULE(et-single-accept-strands)
     fn accept(&mut self, index: usize) -> Result<(), Error> {
+        let mut taken = 0;
         for _ in 0..ACCEPT_BUDGET {
             if self.doors.get(index).is_none_or(|door| door.rests) {
                 return Ok(());
             }
             match self.doors[index].listener.accept() {
-                Ok((socket, peer)) => self.place(index, socket, peer),
+                Ok((socket, peer)) => {
+                    taken += 1;
+                    self.place(index, socket, peer);
+                }
                 Err(Refusal::Empty) => {
                     self.turn.trace.not_accepted(index, libc::EAGAIN);
                     return Ok(());
@@ -293,6 +297,10 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                     });
                 }
             }
+        }
+        if taken == 0 {
+            // A security module that forbids an accept leaves the connection in the queue, to be refused again: a spin.
+            self.rest(index);
         }
         let door = &mut self.doors[index];
         if D::LISTENER_MUST_RETURN && !door.queued && !door.rests {
