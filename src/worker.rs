@@ -251,7 +251,13 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         self.deadlines.expire(self.turn.now, &mut due);
         for key in due {
             match key {
-                KEY_ACCEPT => self.open_doors()?,
+                KEY_ACCEPT => match self.open_doors() {
+                    // With no client left, too: a server that could wait for memory once ended here.
+                    Err(epoll::Error::OutOfMemory | epoll::Error::WatchLimit) => {
+                        self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
+                    }
+                    outcome => outcome?,
+                },
                 KEY_SWEEP => self.sweep(),
                 KEY_STOP => self.stop(),
                 slot => {
@@ -395,18 +401,16 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     /// Puts the listeners that rest back into the epoll set, which reports at once if somebody waits
     /// (`et-add-on-ready-fd-fires`).
-    fn open_doors(&mut self) -> Result<(), Error> {
+    fn open_doors(&mut self) -> Result<(), epoll::Error> {
         let mode = if self.mailboxes.len() > 1 { D::MODE.exclusive() } else { D::MODE };
         for (index, door) in self.doors.iter_mut().enumerate().filter(|(_, door)| door.rests) {
             match self.epoll.add_nonblocking(door.listener.socket(), LISTENER | index as u64, Interest::READ, mode) {
-                Ok(()) => {
+                // It is there still if it could not be taken out.
+                Ok(()) | Err(epoll::Error::AlreadyRegistered) => {
                     door.rests = false;
                     self.turn.trace.paused(index, false);
                 }
-                Err(epoll::Error::OutOfMemory | epoll::Error::WatchLimit) if !self.members.is_empty() => {
-                    self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
