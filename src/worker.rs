@@ -18,6 +18,7 @@ use crate::deadline::Deadlines;
 use crate::exchange::{Alarm, Discipline, Member, Turn};
 use crate::limits::{
     ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DRAIN_QUIET_MS, EVENTS_PER_WAIT, LOAD_SLACK, MAILBOX_BUDGET, SLOTS_MAX,
+    WAIT_FAILURES_MAX,
 };
 use crate::listener::{Listener, Refusal, somaxconn};
 use crate::mailbox::{Mailbox, Message};
@@ -87,6 +88,8 @@ pub(crate) struct Worker<S: Service, D, T> {
     mailboxes: Arc<[Arc<Mailbox>]>,
     turn: Turn<S, T>,
     state: State,
+    /// Waits that have failed since the last one that did not.
+    failed_waits: u32,
     number: u16,
     discipline: PhantomData<D>,
 }
@@ -116,6 +119,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             mailboxes,
             turn: Turn::new(service, trace, now, nobody),
             state: State::Serving,
+            failed_waits: 0,
             number,
             discipline: PhantomData,
         };
@@ -146,12 +150,27 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         // RULE(et-event-cache-needs-no-read): what waits in the run queue gets no event; do not sleep on it.
         let timeout = if self.run_queue.is_empty() { self.deadlines.next(self.turn.now) } else { Some(Duration::ZERO) };
         self.turn.trace.waiting(timeout, self.members.len(), self.run_queue.len());
-        let count = self.epoll.wait(events, timeout.map_or(Timeout::Never, Timeout::After))?;
+        let count = match self.epoll.wait(events, timeout.map_or(Timeout::Never, Timeout::After)) {
+            Ok(count) => {
+                self.failed_waits = 0;
+                count
+            }
+            Err(error) if self.may_wait_again(error) => 0,
+            Err(error) => return Err(error.into()),
+        };
         self.turn.now = Instant::now();
         self.turn.trace.woken(count);
         self.turn.counters.waits += 1;
         self.turn.counters.events += count as u64;
         Ok(())
+    }
+
+    /// Whether a wait that failed is worth another one. The manual knows no failure that would be, but a filter or
+    /// another kernel may, and all clients of this process are at stake. A failure that stays ends it: no spin.
+    #[cold]
+    fn may_wait_again(&mut self, error: epoll::Error) -> bool {
+        self.failed_waits += 1;
+        !matches!(error.errno(), libc::EBADF | libc::EFAULT | libc::EINVAL) && self.failed_waits <= WAIT_FAILURES_MAX
     }
 
     #[inline]
