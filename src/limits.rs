@@ -32,6 +32,9 @@ pub const LOAD_SLACK: usize = 2;
 /// rotates: nobody starves (lab: `maxevents-round-robin`).
 pub const EVENTS_PER_WAIT: usize = 1024;
 
+/// Waits that may fail in a row, for a reason that `epoll_wait(2)` does not know, before the server gives up.
+pub const WAIT_FAILURES_MAX: u32 = 16;
+
 /// Unsent bytes of a connection at which its input is no longer read: TCP then holds the client back.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 64 * 1024;
 

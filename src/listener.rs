@@ -100,7 +100,7 @@ pub(crate) enum Refusal {
     Empty,
     /// This one connection came to nothing; the next may be well. A signal counts as such: the call is made again.
     Next,
-    /// Descriptors or memory have run out: rest, then try again.
+    /// Descriptors or memory have run out, or something that accept(2) does not know: rest, then try again.
     Resources(i32),
     /// The listener is of no use any more.
     Broken(i32),
@@ -117,8 +117,10 @@ impl Refusal {
             // Firewall rules forbid this connection (accept(2)).
             libc::EPERM => Self::Next,
             libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Self::Resources(errno),
-            // EBADF, EFAULT, EINVAL (no longer listening), ENOTSOCK, and what accept(2) does not know.
-            _ => Self::Broken(errno),
+            // A bug of ours, a socket that no longer listens (EINVAL), a filter that forbids the call itself.
+            libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK | libc::ENOSYS => Self::Broken(errno),
+            // EACCES of a security module, and whatever else may come: no reason to end those who are connected.
+            _ => Self::Resources(errno),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use socket2::Socket;
 
@@ -56,6 +57,11 @@ struct Inner {
     ended: bool,
 }
 
+/// Makes `eventfd` readable, once more. The counter cannot overflow: 2⁶⁴ − 2 wake-ups take longer than machines last.
+pub(crate) fn wake(eventfd: &EventFd) {
+    while eventfd.write(1) == Err(Errno::EINTR) {}
+}
+
 /// Written by any thread, read by one worker.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -96,9 +102,10 @@ impl Mailbox {
         let first = inner.messages.is_empty();
         inner.messages.push_back(message);
         drop(inner);
-        if first {
-            // The counter cannot overflow: 2⁶⁴ − 2 wake-ups take longer than machines last.
-            let _ = self.waker.write(1);
+        // A command wakes the worker in any case: if only the first message did and its wake-up were lost, that message
+        // and all that came behind it, the command to stop too, would wait for ever.
+        if first || !data {
+            wake(&self.waker);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::gate::{Gate, Limits};
 use crate::level::Level;
 use crate::limits::WORKERS_MAX;
 use crate::listener::Listener;
-use crate::mailbox::{Mailbox, Message, SendError};
+use crate::mailbox::{self, Mailbox, Message, SendError};
 use crate::metrics::Counters;
 use crate::service::Service;
 use crate::sys::epoll::Epoll;
@@ -254,7 +254,7 @@ impl Drop for Leave {
         }
         self.handle.mailboxes[self.number].end();
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let _ = self.ended.write(1);
+            mailbox::wake(&self.ended);
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::exchange::{Discipline, Member, Turn};
 use crate::gate::{Gate, Over};
 use crate::limits::{
     ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DRAIN_QUIET_MS, EVENTS_PER_WAIT, LOAD_SLACK, MAILBOX_BUDGET, SLOTS_MAX,
+    WAIT_FAILURES_MAX,
 };
 use crate::listener::{Listener, Refusal, somaxconn};
 use crate::mailbox::{Mailbox, Message};
@@ -93,6 +94,8 @@ pub(crate) struct Worker<S: Service, D, T> {
     mailboxes: Arc<[Arc<Mailbox>]>,
     turn: Turn<S, T>,
     state: State,
+    /// Waits that have failed since the last one that did not.
+    failed_waits: u32,
     number: u16,
     discipline: PhantomData<D>,
 }
@@ -126,6 +129,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             mailboxes,
             turn: Turn::new(service, trace, now, nobody),
             state: State::Serving,
+            failed_waits: 0,
             number,
             discipline: PhantomData,
         };
@@ -154,14 +158,34 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
         // RULE(et-event-cache-needs-no-read): what waits in the run queue gets no event; do not sleep on it.
-        let timeout = if self.run_queue.is_empty() { self.deadlines.next(self.turn.now) } else { Some(Duration::ZERO) };
+        let timeout = match (self.run_queue.is_empty(), self.deadlines.is_empty()) {
+            (false, _) => Some(Duration::ZERO),
+            (true, true) => None,
+            // Not `turn.now`: the turn has taken its time, and a deadline would come late by as much.
+            (true, false) => self.deadlines.next(Instant::now()),
+        };
         self.turn.trace.waiting(timeout, self.members.len(), self.run_queue.len());
-        let count = self.epoll.wait(events, timeout.map_or(Timeout::Never, Timeout::After))?;
+        let count = match self.epoll.wait(events, timeout.map_or(Timeout::Never, Timeout::After)) {
+            Ok(count) => {
+                self.failed_waits = 0;
+                count
+            }
+            Err(error) if self.may_wait_again(error) => 0,
+            Err(error) => return Err(error.into()),
+        };
         self.turn.begin(Instant::now());
         self.turn.trace.woken(count);
         self.turn.counters.waits += 1;
         self.turn.counters.events += count as u64;
         Ok(())
+    }
+
+    /// Whether a wait that failed is worth another one. The manual knows no failure that would be, but a filter or
+    /// another kernel may, and all clients of this process are at stake. A failure that stays ends it: no spin.
+    #[cold]
+    fn may_wait_again(&mut self, error: epoll::Error) -> bool {
+        self.failed_waits += 1;
+        !matches!(error.errno(), libc::EBADF | libc::EFAULT | libc::EINVAL) && self.failed_waits <= WAIT_FAILURES_MAX
     }
 
     #[inline]
@@ -268,7 +292,13 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         self.deadlines.expire(self.turn.now, &mut due);
         for key in due {
             match key {
-                KEY_ACCEPT => self.open_doors()?,
+                KEY_ACCEPT => match self.open_doors() {
+                    // With no client left, too: a server that could wait for memory once ended here.
+                    Err(epoll::Error::OutOfMemory | epoll::Error::WatchLimit) => {
+                        self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
+                    }
+                    outcome => outcome?,
+                },
                 KEY_SWEEP => self.sweep(),
                 KEY_STOP => self.stop(),
                 slot => {
@@ -301,12 +331,16 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Accepts until the queue is empty or the budget is spent; what is left is accepted in the next turn.
     // RULE(et-single-accept-strands)
     fn accept(&mut self, index: usize) -> Result<(), Error> {
+        let mut taken = 0;
         for _ in 0..ACCEPT_BUDGET {
             if self.doors.get(index).is_none_or(|door| door.rests) {
                 return Ok(());
             }
             match self.doors[index].listener.accept() {
-                Ok((socket, peer)) => self.place(index, socket, peer),
+                Ok((socket, peer)) => {
+                    taken += 1;
+                    self.place(index, socket, peer);
+                }
                 Err(Refusal::Empty) => {
                     self.turn.trace.not_accepted(index, libc::EAGAIN);
                     return Ok(());
@@ -324,6 +358,10 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                     });
                 }
             }
+        }
+        if taken == 0 {
+            // A security module that forbids an accept leaves the connection in the queue, to be refused again: a spin.
+            self.rest(index);
         }
         let door = &mut self.doors[index];
         if D::LISTENER_MUST_RETURN && !door.queued && !door.rests {
@@ -433,18 +471,16 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     /// Puts the listeners that rest back into the epoll set, which reports at once if somebody waits
     /// (`et-add-on-ready-fd-fires`).
-    fn open_doors(&mut self) -> Result<(), Error> {
+    fn open_doors(&mut self) -> Result<(), epoll::Error> {
         let mode = if self.mailboxes.len() > 1 { D::MODE.exclusive() } else { D::MODE };
         for (index, door) in self.doors.iter_mut().enumerate().filter(|(_, door)| door.rests) {
             match self.epoll.add_nonblocking(door.listener.socket(), LISTENER | index as u64, Interest::READ, mode) {
-                Ok(()) => {
+                // It is there still if it could not be taken out.
+                Ok(()) | Err(epoll::Error::AlreadyRegistered) => {
                     door.rests = false;
                     self.turn.trace.paused(index, false);
                 }
-                Err(epoll::Error::OutOfMemory | epoll::Error::WatchLimit) if !self.members.is_empty() => {
-                    self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
