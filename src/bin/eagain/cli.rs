@@ -53,6 +53,10 @@ pub(crate) enum ServiceName {
     Delay,
 }
 
+impl ServiceName {
+    pub(crate) const ALL: [Self; 6] = [Self::Echo, Self::Discard, Self::Chargen, Self::Frames, Self::Log, Self::Delay];
+}
+
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -69,7 +73,7 @@ impl fmt::Display for ServiceName {
 /// The options of `eagain serve`, in range.
 #[derive(Debug)]
 pub(crate) struct Serve {
-    /// Never empty; by service, each service's addresses in the order given.
+    /// By service, each service's addresses in the order given. Empty if none is given: see [`default_listeners`].
     pub(crate) listen: Vec<(ServiceName, Address)>,
     /// How long the delay service holds its answers: 0 to a day.
     pub(crate) delay: Duration,
@@ -143,6 +147,7 @@ eagain serve --echo 7007 --echo unix:/run/echo.sock --max-frame 64K
 eagain serve --delay 127.0.0.1:0 --delay-ms 250 --trace",
     note = "ADDRESS is HOST:PORT, [V6]:PORT, PORT (on 127.0.0.1), unix:PATH or unix:@NAME.
 Port 0 lets the kernel choose. A service may be given several times.
+Sockets that systemd passes are served by their FileDescriptorName=.
 Without any: echo on 127.0.0.1:7007 and frames on 127.0.0.1:7004.
 Each listener is one line on stdout: listening SERVICE ADDRESS.",
     help_triggers("-h", "--help", "help")
@@ -302,10 +307,6 @@ impl ServeArgs {
                 listen.push((service, address(&format!("--{service} '{text}'"), &text)?));
             }
         }
-        if listen.is_empty() {
-            listen.push((ServiceName::Echo, address("echo", "127.0.0.1:7007")?));
-            listen.push((ServiceName::Frames, address("frames", "127.0.0.1:7004")?));
-        }
         Ok(Serve {
             listen,
             delay: Duration::from_millis(self.delay_ms.unwrap_or(1000)),
@@ -353,6 +354,12 @@ impl ConnectArgs {
             connect_timeout: self.connect_timeout.unwrap_or(Duration::from_secs(10)),
         })
     }
+}
+
+/// What is served when neither the command line nor a service manager says what.
+pub(crate) fn default_listeners() -> Vec<(ServiceName, Address)> {
+    let local = |port| Address::Tcp(vec![(std::net::Ipv4Addr::LOCALHOST, port).into()]);
+    vec![(ServiceName::Echo, local(7007)), (ServiceName::Frames, local(7004))]
 }
 
 fn processors() -> usize {
