@@ -376,6 +376,10 @@ UNIT
         tid=$(grep -lx 'worker 1' /proc/$pid/task/*/comm | cut -d / -f 5)
         # The others, and the main thread, go on.
         strace -qq -o /dev/null -p "$tid" -e inject=epoll_wait,epoll_pwait:delay_enter=600000000 2>/dev/null &
+        tracer=$!
+        eventually is eagain.service SubState stop-watchdog
+        # A thread that is traced is not gone until its tracer has seen it.
+        kill -KILL "$tracer"
         eventually is eagain.service NRestarts 1
         eventually is eagain.service ActiveState active
         connect 7007
