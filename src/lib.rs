@@ -54,7 +54,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `limits.rs` | every bound and budget |
-//! | `sys/epoll.rs`, `sys/net.rs` | the kernel boundary, the only `unsafe` |
+//! | `sys/epoll.rs`, `sys/net.rs`, `sys/inherited.rs` | the kernel boundary, the only `unsafe` |
 //! | `slab.rs`, `buffer.rs`, `deadline.rs`, `client.rs` | connections by token, byte queues, deadlines, peers |
 //! | `timeouts.rs`, `gate.rs` | how long a client may take; how much all of them together |
 //! | `access.rs` | which addresses may connect |

@@ -1,7 +1,7 @@
 //! How other threads reach a worker: a bounded queue of messages, and an eventfd that wakes it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -25,6 +25,8 @@ pub(crate) enum Message {
     Broadcast(Arc<[u8]>),
     Close(Token),
     Timeouts(Timeouts),
+    /// To be answered from the loop, by [`Mailbox::pong`].
+    Ping,
     Drain {
         until: Instant,
     },
@@ -71,12 +73,15 @@ pub(crate) struct Mailbox {
     /// Connections of this worker, with those that are on their way to it. Raised by whoever accepts for it, lowered by
     /// the worker itself.
     load: AtomicUsize,
+    /// Pings that the worker has answered; `u64::MAX` when it has ended. Written by the worker alone.
+    pongs: AtomicU64,
 }
 
 impl Mailbox {
     pub(crate) fn new() -> std::io::Result<Self> {
         let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { inner: Mutex::default(), waker, published: Published::default(), load: AtomicUsize::new(0) })
+        let (load, pongs) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Ok(Self { inner: Mutex::default(), waker, published: Published::default(), load, pongs })
     }
 
     pub(crate) const fn waker(&self) -> &EventFd {
@@ -130,6 +135,17 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.ended = true;
         inner.messages.clear();
+        // Whoever waits for all workers does not wait for this one.
+        self.pongs.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Answers a ping.
+    pub(crate) fn pong(&self) {
+        self.pongs.store(self.pongs() + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pongs(&self) -> u64 {
+        self.pongs.load(Ordering::Relaxed)
     }
 
     pub(crate) fn load(&self) -> usize {

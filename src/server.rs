@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -115,10 +116,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the workers; each makes its own service with `service`, on its own thread.
+    /// Starts the workers; each makes its own service with `service`, on its own thread. Returns when every worker has
+    /// registered every listener.
     ///
     /// # Errors
-    /// [`Error::Workers`], [`Error::Start`].
+    /// [`Error::Workers`], [`Error::Start`]; [`Error::Worker`], [`Error::Panicked`] if a worker did not get that far.
     pub fn start<S, F>(config: Config, listeners: Vec<Listener>, service: F) -> Result<Self, Error>
     where
         S: Service + 'static,
@@ -172,6 +174,7 @@ impl Server {
         let epolls = epolls.map_err(worker::Error::from)?;
         let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
         let running = Arc::new(AtomicUsize::new(count));
+        let (ready, ready_workers) = channel();
         let mut server = Self { handle, workers: Vec::with_capacity(count), ended };
         for (number, epoll) in epolls.into_iter().enumerate() {
             let leave = Leave {
@@ -181,12 +184,18 @@ impl Server {
                 ended: Arc::clone(&server.ended),
             };
             let (listeners, make, rules) = (listeners.clone(), Arc::clone(&make), (config.timeouts, Arc::clone(&gate)));
+            let ready = ready.clone();
             let body = move || {
                 let mailboxes = Arc::clone(&leave.handle.mailboxes);
                 let (service, trace) = (make.0(&leave.handle), make.1());
                 let worker = Worker::<S, D, T>::new(epoll, number as u16, &listeners, mailboxes, rules, service, trace);
                 // From here on the worker alone decides how long the listeners live.
                 drop(listeners);
+                if worker.is_ok() {
+                    // Nobody listens only if another thread could not be had; then this one is about to be stopped.
+                    let _ = ready.send(());
+                }
+                drop(ready);
                 let result = worker.and_then(Worker::run).map_err(Error::from);
                 if result.is_err() {
                     leave.handle.shutdown();
@@ -197,7 +206,9 @@ impl Server {
             let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(body);
             server.workers.push(thread.map_err(Error::Start)?);
         }
-        Ok(server)
+        drop(ready);
+        // A worker that fails stops the others.
+        if ready_workers.iter().count() < count { server.join_all().and(Err(Error::Panicked)) } else { Ok(server) }
     }
 
     /// The way for other threads to reach the connections.
@@ -296,6 +307,19 @@ impl Handle {
     pub fn close(&self, connection: ConnectionId) -> Result<(), SendError> {
         let mailbox = self.mailboxes.get(connection.worker as usize).ok_or(SendError::Ended)?;
         mailbox.leave(Message::Close(connection.token))
+    }
+
+    /// Asks every worker for an answer from its loop: a watchdog is to be fed only while all of them give it. See
+    /// [`pongs`](Self::pongs).
+    pub fn ping(&self) {
+        self.tell_all(|| Message::Ping);
+    }
+
+    /// Pings that *every* worker has answered since the start. A worker that has ended does not count; `u64::MAX` if
+    /// all have.
+    #[must_use]
+    pub fn pongs(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.pongs()).min().unwrap_or(u64::MAX)
     }
 
     /// Stops accepting, lets every connection finish, and ends the server: each client gets what is due to it, then a

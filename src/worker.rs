@@ -501,6 +501,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 }
                 Message::Close(token) => self.close(token, End::Closed),
                 Message::Timeouts(timeouts) => self.set_timeouts(timeouts),
+                Message::Ping => self.mailbox().pong(),
                 Message::Drain { until } => self.drain(until),
                 Message::Stop => self.stop(),
             }

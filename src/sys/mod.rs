@@ -2,9 +2,11 @@
 //!
 //! [`epoll`] is a safe, thin door to the three epoll system calls; [`net`] holds what nix and socket2
 //! lack for sockets. Both take [`AsFd`](std::os::fd::AsFd), never a bare number, so a descriptor that
-//! was already closed cannot be named by mistake.
+//! was already closed cannot be named by mistake. [`inherited`] is for those that have only a number:
+//! what the parent process left open.
 
 pub mod epoll;
+pub mod inherited;
 pub mod net;
 
 use std::io;

@@ -7,7 +7,7 @@ use crate::{Findings, check};
 
 /// Options in the docs that belong to other programs.
 const OTHER_PROGRAMS_OPTIONS: &[&str] =
-    &["--release", "--no-default-features", "--example", "--lib", "--locked", "--open", "--ulimit"];
+    &["--release", "--no-default-features", "--example", "--lib", "--locked", "--open", "--ulimit", "--now"];
 
 #[test]
 fn every_page_is_in_the_book() {

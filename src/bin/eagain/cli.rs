@@ -55,6 +55,10 @@ pub(crate) enum ServiceName {
     Delay,
 }
 
+impl ServiceName {
+    pub(crate) const ALL: [Self; 6] = [Self::Echo, Self::Discard, Self::Chargen, Self::Frames, Self::Log, Self::Delay];
+}
+
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -71,7 +75,7 @@ impl fmt::Display for ServiceName {
 /// The options of `eagain serve`, in range.
 #[derive(Debug)]
 pub(crate) struct Serve {
-    /// Never empty; by service, each service's addresses in the order given.
+    /// By service, each service's addresses in the order given. Empty if none is given: see [`default_listeners`].
     pub(crate) listen: Vec<(ServiceName, Address)>,
     /// How long the delay service holds its answers: 0 to a day.
     pub(crate) delay: Duration,
@@ -149,6 +153,7 @@ eagain serve --delay 127.0.0.1:0 --delay-ms 250 --trace",
     note = "ADDRESS is HOST:PORT, [V6]:PORT, PORT (on 127.0.0.1), unix:PATH or unix:@NAME.
 Port 0 lets the kernel choose. A service may be given several times.
 CIDR is a network (192.0.2.0/24) or one address. The longest prefix decides.
+Sockets that systemd passes are served by their FileDescriptorName=.
 Without any service: echo on 127.0.0.1:7007 and frames on 127.0.0.1:7004.
 Each listener is one line on stdout: listening SERVICE ADDRESS.",
     help_triggers("-h", "--help", "help")
@@ -317,10 +322,6 @@ impl ServeArgs {
                 listen.push((service, address(&format!("--{service} '{text}'"), &text)?));
             }
         }
-        if listen.is_empty() {
-            listen.push((ServiceName::Echo, address("echo", "127.0.0.1:7007")?));
-            listen.push((ServiceName::Frames, address("frames", "127.0.0.1:7004")?));
-        }
         Ok(Serve {
             listen,
             delay: Duration::from_millis(self.delay_ms.unwrap_or(1000)),
@@ -370,6 +371,12 @@ impl ConnectArgs {
             connect_timeout: self.connect_timeout.unwrap_or(Duration::from_secs(10)),
         })
     }
+}
+
+/// What is served when neither the command line nor a service manager says what.
+pub(crate) fn default_listeners() -> Vec<(ServiceName, Address)> {
+    let local = |port| Address::Tcp(vec![(std::net::Ipv4Addr::LOCALHOST, port).into()]);
+    vec![(ServiceName::Echo, local(7007)), (ServiceName::Frames, local(7004))]
 }
 
 fn processors() -> usize {

@@ -6,13 +6,14 @@
 mod narrator;
 mod scribe;
 mod services;
+mod systemd;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use eagain::service::Proxied;
-use eagain::sys::epoll::{Epoll, Events, Interest, Mode, Timeout};
+use eagain::sys::epoll::{Epoll, Events, Interest, Mode};
 use eagain::{Config, Handle, Listener, Server, Service, Trigger, somaxconn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -21,9 +22,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use self::narrator::Narrator;
 use self::scribe::Scribe;
 use self::services::{Any, Setting};
+use self::systemd::Manager;
 use crate::address::Address;
 use crate::cli::{self, Command, ServiceName, Stop};
-use crate::say;
+use crate::say::{self, Level};
 
 pub(crate) fn run(options: cli::Serve) -> ExitCode {
     match serve(&options) {
@@ -45,6 +47,7 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
     // Before any thread is made, so that all of them leave the signals to this one.
     let signals = block_signals(options.config.is_some())?;
     raise_descriptor_limit();
+    let mut manager = Manager::connect()?;
     let (listeners, names) = listen(options)?;
     announce(&listeners, &names);
     // Before the server starts: it may take every descriptor there is for its clients.
@@ -53,7 +56,8 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
     let (scribe, writer) = Scribe::start()?;
     let server = start(options, listeners, names, scribe.clone())?;
     epoll.add(&server, ENDED, Interest::READ, Mode::LEVEL)?;
-    supervise(&server, &signals, &epoll, &scribe, options)?;
+    manager.ready(server.handle());
+    supervise(&server, &signals, &epoll, &scribe, &mut manager, options)?;
     drop(scribe);
     let result = server.join();
     writer.finish();
@@ -77,31 +81,30 @@ fn raise_descriptor_limit() {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) if soft < hard => match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
             Ok(()) => say::note(format_args!("up to {hard} descriptors (RLIMIT_NOFILE, raised from {soft})")),
-            Err(error) => say::note(format_args!("up to {soft} descriptors (RLIMIT_NOFILE: {error})")),
+            Err(error) => say::warning(format_args!("up to {soft} descriptors (RLIMIT_NOFILE: {error})")),
         },
         Ok((soft, _)) => say::note(format_args!("up to {soft} descriptors (RLIMIT_NOFILE)")),
-        Err(error) => say::note(format_args!("cannot read RLIMIT_NOFILE: {error}")),
+        Err(error) => say::warning(format_args!("cannot read RLIMIT_NOFILE: {error}")),
     }
 }
 
-/// Binds every listener before anything is announced: a server that cannot have them all does not start.
+/// Takes the listeners that are passed, and binds the others, before anything is announced: a server that cannot have
+/// them all does not start.
 fn listen(options: &cli::Serve) -> Result<(Vec<Listener>, Vec<ServiceName>), Failure> {
     let limit = somaxconn();
     let backlog = options.backlog.map_or(limit, |asked| asked.unsigned_abs());
     if backlog > limit {
-        say::note(format_args!(
-            "warning: the kernel cuts --backlog {backlog} to {limit}: raise net.core.somaxconn \
+        say::warning(format_args!(
+            "the kernel cuts --backlog {backlog} to {limit}: raise net.core.somaxconn \
              (sysctl -w net.core.somaxconn={backlog})"
         ));
     }
-    let (mut listeners, mut names) = (Vec::new(), Vec::new());
-    for (service, address) in &options.listen {
-        for listener in listen_on(address, backlog)? {
-            listeners.push(listener);
-            names.push(*service);
-        }
+    let mut listeners = systemd::sockets()?;
+    let default = if listeners.is_empty() { cli::default_listeners() } else { Vec::new() };
+    for (service, address) in if options.listen.is_empty() { &default } else { &options.listen } {
+        listeners.extend(listen_on(address, backlog)?.into_iter().map(|listener| (*service, listener)));
     }
-    Ok((listeners, names))
+    Ok(listeners.into_iter().map(|(service, listener)| (listener, service)).unzip())
 }
 
 fn listen_on(address: &Address, backlog: u32) -> Result<Vec<Listener>, Failure> {
@@ -120,7 +123,7 @@ fn announce(listeners: &[Listener], names: &[ServiceName]) {
     for (listener, name) in listeners.iter().zip(names) {
         let written = writeln!(stdout, "listening {name} {}", listener.address()).and_then(|()| stdout.flush());
         if let Err(error) = written {
-            return say::note(format_args!("warning: cannot write to stdout: {}", say::reason(&error)));
+            return say::warning(format_args!("cannot write to stdout: {}", say::reason(&error)));
         }
     }
 }
@@ -181,13 +184,15 @@ fn supervise(
     signals: &SignalFd,
     epoll: &Epoll,
     scribe: &Scribe,
+    manager: &mut Manager,
     options: &cli::Serve,
 ) -> Result<(), Failure> {
     let mut events = Events::with_capacity(2);
     let mut drain_timeout = options.drain_timeout;
     let mut draining = false;
     loop {
-        epoll.wait(&mut events, Timeout::Never)?;
+        epoll.wait(&mut events, manager.timeout())?;
+        manager.tick(server.handle(), scribe);
         if events.iter().any(|event| event.data() == ENDED) {
             return Ok(());
         }
@@ -198,19 +203,21 @@ fn supervise(
                     Ok(new) => {
                         drain_timeout = new.drain_timeout;
                         server.handle().reconfigure(new.limits, new.timeouts, new.access);
-                        scribe.line("reloaded: limits, timeouts and addresses are those of the file now");
+                        scribe
+                            .tell(Level::Notice, "reloaded: limits, timeouts and addresses are those of the file now");
                     }
-                    Err(why) => scribe.line(format_args!("not reloaded, nothing is changed: {why}")),
+                    Err(why) => scribe.tell(Level::Error, format_args!("not reloaded, nothing is changed: {why}")),
                 }
                 continue;
             }
             if draining {
-                scribe.line(format_args!("{name} again: stopping now"));
+                scribe.tell(Level::Notice, format_args!("{name} again: stopping now"));
                 server.handle().shutdown();
                 return Ok(());
             }
             draining = true;
-            scribe.line(format_args!("{name}: draining, for {drain_timeout:?} at the most"));
+            scribe.tell(Level::Notice, format_args!("{name}: draining, for {drain_timeout:?} at the most"));
+            manager.stopping();
             server.handle().drain(drain_timeout);
         }
     }

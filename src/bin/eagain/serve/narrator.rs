@@ -16,7 +16,7 @@ use crate::say;
 pub(crate) struct Narrator;
 
 fn tell(line: impl Display) {
-    say::note(format_args!("trace: {line}"));
+    say::tell(say::Level::Debug, format_args!("trace: {line}"));
 }
 
 /// `17`, or `EAGAIN` as the kernel calls it.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use crate::say;
+use crate::say::{self, Level};
 
 /// Lines of clients' input that may wait (up to 4 KiB each); then their clients do.
 const INPUT_LINES_MAX: usize = 256;
@@ -27,7 +27,7 @@ struct Count {
 /// Where the workers leave their lines. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Scribe {
-    lines: Sender<String>,
+    lines: Sender<(Level, String)>,
     count: Arc<Count>,
 }
 
@@ -52,23 +52,28 @@ impl Scribe {
 
     /// Leaves a line that must not be lost as long as there is any room.
     pub(crate) fn line(&self, line: impl Display) {
-        if !self.leave(line, LINES_MAX) {
+        self.tell(Level::Info, line);
+    }
+
+    /// As [`line`](Self::line), for what matters more, or less.
+    pub(crate) fn tell(&self, level: Level, line: impl Display) {
+        if !self.leave(level, line, LINES_MAX) {
             self.count.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Leaves a line of a client's input; `false` if too many wait.
     pub(crate) fn input_line(&self, line: impl Display) -> bool {
-        self.leave(line, INPUT_LINES_MAX)
+        self.leave(Level::Info, line, INPUT_LINES_MAX)
     }
 
-    fn leave(&self, line: impl Display, most: usize) -> bool {
+    fn leave(&self, level: Level, line: impl Display, most: usize) -> bool {
         if self.count.waiting.load(Ordering::Relaxed) >= most {
             return false;
         }
         self.count.waiting.fetch_add(1, Ordering::Relaxed);
         // Nobody receives only if the thread has panicked; then there is nobody to tell.
-        let _ = self.lines.send(line.to_string());
+        let _ = self.lines.send((level, line.to_string()));
         true
     }
 }
@@ -81,13 +86,13 @@ impl Writer {
     }
 }
 
-fn write(lines: &Receiver<String>, count: &Count) {
-    while let Ok(line) = lines.recv() {
-        say::note(line);
+fn write(lines: &Receiver<(Level, String)>, count: &Count) {
+    while let Ok((level, line)) = lines.recv() {
+        say::tell(level, line);
         count.waiting.fetch_sub(1, Ordering::Relaxed);
         let lost = count.dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            say::note(format_args!("{lost} lines were dropped: stderr is read too slowly"));
+            say::warning(format_args!("{lost} lines were dropped: stderr is read too slowly"));
         }
     }
 }

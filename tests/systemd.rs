@@ -1,0 +1,490 @@
+//! The daemon under a real systemd, which `scripts/systemd-sandbox` boots, a new one for each fact; and what the
+//! service and its manager say to each other without one.
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::{Command, Stdio};
+
+use common::{ANY, DEADLINE, Server, program};
+use nix::sys::signal::Signal;
+
+const UNITS: [&str; 4] = ["eagain.socket", "eagain-frames.socket", "eagain.service", "eagain-bind.service"];
+
+/// What every script begins with. Failures are told on stderr, with the journal, and end the script.
+const PRELUDE: &str = r#"
+set -uo pipefail
+fail() { { echo "FAILED: $*"; journalctl --no-pager -n 60; } >&2; exit 1; }
+eventually() { local i; for ((i = 0; i < 1200; i++)); do "$@" && return; sleep 0.05; done; fail "never: $*"; }
+is() { [[ $(systemctl show -P "$2" "$1") == $3 ]]; }
+start() { systemctl start "$@" || fail "start $*"; }
+drop_in() { mkdir -p "/run/systemd/system/$1.d"; cat >"/run/systemd/system/$1.d/test.conf"; systemctl daemon-reload; }
+# Descriptor 5 is a client of a port; ask TEXT sends a line and shows the answer.
+connect() { eventually open "$1"; }
+open() { exec 5<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null
+ask() { local line; echo "$1" >&5 && read -t 60 -r line <&5 && echo "$line"; }
+# Lines of the program in the journal, each behind its priority.
+lines() {
+    local p
+    journalctl --sync
+    for p in 3 4 5 6; do journalctl -q -o cat -p $p..$p _COMM=eagain | sed "s/^/$p /"; done
+}
+"#;
+
+/// What a script has printed.
+struct Report(String);
+
+impl Report {
+    /// The value of the line `name=value`.
+    #[track_caller]
+    fn value(&self, name: &str) -> &str {
+        let values: HashMap<&str, &str> = self.0.lines().filter_map(|line| line.split_once('=')).collect();
+        values.get(name).copied().unwrap_or_else(|| panic!("no line {name}=… in:\n{}", self.0))
+    }
+
+    #[track_caller]
+    fn has(&self, text: &str) {
+        assert!(self.0.contains(text), "no {text:?} in:\n{}", self.0);
+    }
+
+    #[track_caller]
+    fn lacks(&self, text: &str) {
+        assert!(!self.0.contains(text), "{text:?} in:\n{}", self.0);
+    }
+}
+
+fn project(path: &str) -> String {
+    format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a script of bash in a sandbox with the program and its units installed; `None`, and a line that says so, where
+/// there can be none, or a tool is missing.
+#[track_caller]
+fn in_sandbox(tools: &[&str], script: &str) -> Option<Report> {
+    let sandbox = project("scripts/systemd-sandbox");
+    let check = Command::new(&sandbox).arg("--check").output().expect("the sandbox is a script of bash");
+    if !check.status.success() {
+        println!("not tested: {}", String::from_utf8_lossy(&check.stderr).trim());
+        return None;
+    }
+    for tool in tools {
+        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).stdout(Stdio::null()).status();
+        if !found.unwrap().success() {
+            println!("not tested: no {tool}");
+            return None;
+        }
+    }
+    let mut command = Command::new(sandbox);
+    command.arg("--copy").arg(format!("{}:/usr/bin/eagain", program()));
+    for unit in UNITS {
+        let from = project(&format!("scripts/systemd/{unit}"));
+        command.arg("--copy").arg(format!("{from}:/usr/lib/systemd/system/{unit}"));
+    }
+    let output =
+        command.args(["--", "bash", "-c", &format!("{PRELUDE}{script}")]).stdin(Stdio::null()).output().unwrap();
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the script ends with {}\n{report}\n--- stderr:\n{said}", output.status);
+    Some(Report(report))
+}
+
+// ---- the units ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    let Some(report) = in_sandbox(
+        &["systemd-analyze"],
+        r#"
+        cd /usr/lib/systemd/system
+        echo "complaints=$(systemd-analyze verify eagain.socket eagain-frames.socket eagain{,-bind}.service 2>&1)"
+        echo "version=$(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p')"
+        for unit in eagain eagain-bind; do
+            report=$(systemd-analyze security --no-pager $unit.service)
+            echo "$unit=$(sed -n 's/.*exposure level.*: \([0-9.]*\) .*/\1/p' <<<"$report")"
+        done
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(report.value("complaints"), "");
+    if report.value("version") != "252" {
+        println!(
+            "not tested: the exposure, which each version of systemd measures in its own way; the bars are of 252"
+        );
+        return;
+    }
+    for (unit, bar) in [("eagain", 0.4), ("eagain-bind", 1.2)] {
+        let exposure: f64 = report.value(unit).parse().unwrap();
+        assert!(exposure <= bar, "{unit}.service: exposure {exposure}, more than {bar}");
+    }
+}
+
+#[test]
+fn the_first_client_starts_the_service() {
+    let Some(report) = in_sandbox(
+        &[],
+        r#"
+        start eagain.socket eagain-frames.socket
+        echo "before=$(systemctl is-active eagain.service)"
+        connect 7007
+        echo "echo=$(ask hello)"
+        connect 7004
+        printf '\0\0\0\2hi' >&5
+        echo "frames=$(head -c 6 <&5 | od -An -tx1)"
+        echo "after=$(systemctl show -P SubState eagain.service)"
+        lines
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(report.value("before"), "inactive");
+    assert_eq!(report.value("echo"), "hello");
+    assert_eq!(report.value("frames").trim(), "00 00 00 02 68 69");
+    assert_eq!(report.value("after"), "running");
+    report.has("listening echo 127.0.0.1:7007\n");
+    report.has("listening frames 127.0.0.1:7004\n");
+}
+
+#[test]
+fn the_service_that_binds_has_the_default_ports() {
+    let Some(report) = in_sandbox(
+        &[],
+        r#"
+        start eagain-bind.service
+        # No waiting: the start is over when it accepts.
+        open 7007 || fail "connect"
+        echo "echo=$(ask hello)"
+        open 7004 || fail "connect"
+        systemctl stop eagain-bind.service
+        echo "result=$(systemctl show -P Result eagain-bind.service)"
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(report.value("echo"), "hello");
+    assert_eq!(report.value("result"), "success");
+}
+
+// ---- sockets ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn sockets_of_several_kinds_and_names_are_served_beside_those_of_the_command_line() {
+    let Some(report) = in_sandbox(
+        &["nc"],
+        r#"
+        drop_in eagain.socket <<'UNIT'
+[Socket]
+ListenStream=[::1]:7007
+ListenStream=/run/test/echo
+ListenStream=@test
+UNIT
+        drop_in eagain-frames.socket <<'UNIT'
+[Socket]
+FileDescriptorName=discard
+UNIT
+        drop_in eagain.service <<'UNIT'
+[Service]
+ExecStart=
+ExecStart=/usr/bin/eagain serve --log unix:@more
+UNIT
+        start eagain.socket eagain-frames.socket
+        start eagain.service
+        echo "unix=$(nc -N -U /run/test/echo <<<hello)"
+        echo "v6=$(nc -N ::1 7007 <<<hello)"
+        echo "discard=$(nc -N 127.0.0.1 7004 <<<hello)"
+        systemctl stop eagain.service 2>/dev/null
+        [[ -S /run/test/echo ]] && echo "name=kept"
+        lines | grep listening
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(report.value("unix"), "hello");
+    assert_eq!(report.value("v6"), "hello");
+    assert_eq!(report.value("discard"), "");
+    assert_eq!(report.value("name"), "kept");
+    for listener in ["echo 127.0.0.1:7007", "echo [::1]:7007", "echo unix:/run/test/echo", "echo unix:@test"] {
+        report.has(&format!("listening {listener}\n"));
+    }
+    report.has("listening discard 127.0.0.1:7004\n");
+    report.has("listening log unix:@more\n");
+    // Something was asked for, so the default ports are not added.
+    report.lacks("listening frames");
+}
+
+#[test]
+fn a_socket_whose_name_is_no_service_is_an_error_that_names_both() {
+    let Some(report) = in_sandbox(
+        &[],
+        r#"
+        drop_in eagain.socket <<<$'[Socket]\nFileDescriptorName=web'
+        # Empty: systemd takes the name of the unit.
+        drop_in eagain-frames.socket <<<$'[Socket]\nFileDescriptorName='
+        drop_in eagain.service <<<$'[Service]\nRestart=no'
+        start eagain.socket eagain-frames.socket
+        systemctl start eagain.service 2>/dev/null && echo "started=yes"
+        echo "result=$(systemctl show -P Result eagain.service)"
+        lines
+        "#,
+    ) else {
+        return;
+    };
+    report.lacks("started=");
+    assert_eq!(report.value("result"), "exit-code");
+    let said = report.0.lines().find(|line| line.starts_with("3 passed ")).expect("an error");
+    // systemd passes the sockets of several units in no particular order.
+    for part in [
+        "127.0.0.1:7007 as 'web'",
+        "127.0.0.1:7004 as 'eagain-frames.socket'",
+        ": FileDescriptorName= must be one of echo, discard, chargen, frames, log, delay",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+// ---- readiness, status, the end -----------------------------------------------------------------------------------
+
+#[test]
+fn it_is_ready_when_every_worker_has_registered_every_listener() {
+    // Each epoll_ctl takes 300 ms; a READY that is sent before them finds epolls without listeners.
+    let Some(report) = in_sandbox(
+        &["strace"],
+        r#"
+        cat >/run/systemd/system/slow.service <<'UNIT'
+[Service]
+Type=notify
+NotifyAccess=all
+ExecStart=strace -D -f -qq -o /dev/null -e trace=epoll_ctl -e inject=epoll_ctl:delay_enter=300000 \
+    /usr/bin/eagain serve --workers 3 --echo unix:@a --echo unix:@b
+UNIT
+        start slow.service
+        # Lines "tfd: …" are what an epoll watches: the main thread's 2, a worker's waker and 2 listeners.
+        cd "/proc/$(systemctl show -P MainPID slow.service)/fdinfo" || fail "it does not run"
+        echo "watched=$(grep -c '^tfd:' * | sed -n 's/.*:\([1-9]\)$/\1/p' | sort | xargs)"
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(report.value("watched"), "2 3 3 3");
+}
+
+#[test]
+fn the_status_counts_connections_and_bytes() {
+    let Some(report) = in_sandbox(
+        &[],
+        r#"
+        drop_in eagain.service <<<$'[Service]\nWatchdogSec=2'
+        start eagain.socket
+        connect 7007
+        echo "echo=$(ask hello)"
+        eventually is eagain.service StatusText "1 connections, 1 accepted, 6 bytes received, 6 sent"
+        exec 5>&-
+        eventually is eagain.service StatusText "0 connections, 1 accepted, 6 bytes received, 6 sent"
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(report.value("echo"), "hello");
+}
+
+#[test]
+fn a_stop_answers_what_is_due_and_is_a_success() {
+    let Some(report) = in_sandbox(
+        &[],
+        r#"
+        drop_in eagain-bind.service <<'UNIT'
+[Service]
+ExecStart=
+ExecStart=/usr/bin/eagain serve --echo 7007 --delay 7008 --delay-ms 3000
+UNIT
+        start eagain-bind.service
+        # The answer is due in three seconds; the stop comes first.
+        open 7008 || fail "connect"
+        echo late >&5
+        systemctl stop --no-block eagain-bind.service
+        draining() {
+            is eagain-bind.service SubState stop-sigterm && is eagain-bind.service StatusText "Draining*"
+        }
+        eventually draining
+        echo "answer=$(cat <&5)"
+        eventually is eagain-bind.service ActiveState inactive
+        echo "result=$(systemctl show -P Result eagain-bind.service)"
+        echo "status=$(systemctl show -P ExecMainStatus eagain-bind.service)"
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(report.value("answer"), "late");
+    assert_eq!(report.value("result"), "success");
+    assert_eq!(report.value("status"), "0");
+}
+
+#[test]
+fn lines_have_the_priority_that_they_deserve() {
+    let Some(report) = in_sandbox(
+        &[],
+        r#"
+        cat >/run/systemd/system/test.service <<'UNIT'
+[Service]
+Type=notify
+ExecStart=/usr/bin/eagain serve --echo unix:@a --backlog 2000000000
+UNIT
+        sed 's/--echo.*/--echo 192.0.2.1:7/' /run/systemd/system/test.service >/run/systemd/system/bad.service
+        start test.service
+        systemctl start bad.service 2>/dev/null && fail "it binds a foreign address"
+        systemctl stop test.service
+        lines
+        "#,
+    ) else {
+        return;
+    };
+    report.has("3 192.0.2.1:7 is not an address of this machine");
+    report.has("4 the kernel cuts --backlog 2000000000 to ");
+    report.has("5 SIGTERM: draining, for 5s at the most\n");
+    report.has("6 serving level-triggered");
+    // What stdout says has no prefix, and the prefix is not part of any line.
+    report.has("6 listening echo unix:@a\n");
+    report.lacks("<6>");
+}
+
+// ---- the watchdog -------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_service_with_one_worker_held_up_is_killed_and_started_again() {
+    let Some(report) = in_sandbox(
+        &["strace"],
+        r#"
+        drop_in eagain.service <<'UNIT'
+[Service]
+ExecStart=
+ExecStart=/usr/bin/eagain serve --workers 3
+WatchdogSec=3
+UNIT
+        start eagain.socket eagain.service
+        # Fed while all is well, more than once.
+        fed() { systemctl show -P WatchdogTimestampMonotonic eagain.service; }
+        for round in 1 2; do
+            last=$(fed)
+            later() { (($(fed) > last)); }
+            eventually later
+        done
+        echo "restarts=$(systemctl show -P NRestarts eagain.service)"
+        pid=$(systemctl show -P MainPID eagain.service)
+        tid=$(grep -lx 'worker 1' /proc/$pid/task/*/comm | cut -d / -f 5)
+        # The others, and the main thread, go on.
+        strace -qq -o /dev/null -p "$tid" -e inject=epoll_wait,epoll_pwait:delay_enter=600000000 2>/dev/null &
+        tracer=$!
+        eventually is eagain.service SubState stop-watchdog
+        # A thread that is traced is not gone until its tracer has seen it.
+        kill -KILL "$tracer"
+        eventually is eagain.service NRestarts 1
+        eventually is eagain.service ActiveState active
+        connect 7007
+        echo "echo=$(ask again)"
+        [[ $(systemctl show -P MainPID eagain.service) != "$pid" ]] && echo "process=another"
+        journalctl --sync
+        journalctl -q -o cat -u eagain.service
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(report.value("restarts"), "0");
+    assert_eq!(report.value("echo"), "again");
+    assert_eq!(report.value("process"), "another");
+    report.has("a worker does not turn its loop: the watchdog is not fed\n");
+    report.has("eagain.service: Failed with result 'watchdog'.\n");
+}
+
+// ---- without systemd ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_manager_hears_ready_and_stopping() {
+    let name = format!("eagain-test-{}", std::process::id());
+    let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let hear = || {
+        let mut message = [0; 4096];
+        let count = manager.recv(&mut message).expect("the server says something");
+        String::from_utf8_lossy(&message[..count]).into_owned()
+    };
+    let mut command = Command::new(program());
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let mut server = Server::start_as(command, &["--echo", ANY]);
+    assert_eq!(hear(), "READY=1\nSTATUS=0 connections, 0 accepted, 0 bytes received, 0 sent\n");
+    assert!(server.terminate().success());
+    assert!(hear().starts_with("STOPPING=1\nSTATUS="));
+}
+
+#[test]
+fn the_watchdog_of_another_process_is_not_fed() {
+    let name = format!("eagain-test-watchdog-{}", std::process::id());
+    let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let first_two = |pid: Option<&str>| {
+        let mut command = Command::new(program());
+        command.env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "200000");
+        if let Some(pid) = pid {
+            command.env("WATCHDOG_PID", pid);
+        }
+        let mut server = Server::start_as(command, &["--echo", ANY]);
+        let hear = || {
+            let mut message = [0; 4096];
+            let count = manager.recv(&mut message).expect("the server says something");
+            String::from_utf8_lossy(&message[..count]).lines().next().unwrap().to_owned()
+        };
+        let first = hear();
+        if pid.is_some() {
+            server.wait_until_idle();
+            server.signal(Signal::SIGTERM);
+        }
+        let second = hear();
+        server.signal(Signal::SIGKILL);
+        server.wait_for_exit();
+        (first, second)
+    };
+    assert_eq!(first_two(Some("1")), ("READY=1".to_owned(), "STOPPING=1".to_owned()));
+    assert_eq!(first_two(None), ("READY=1".to_owned(), "WATCHDOG=1".to_owned()));
+}
+
+#[test]
+fn a_promised_descriptor_that_is_not_there_is_named() {
+    let said = serve_as_told("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=echo exec \"$0\" serve 3>&-");
+    assert_eq!(said, "eagain: descriptor 3, which was passed as 'echo': it is not inherited\n");
+    let said = serve_as_told("JOURNAL_STREAM=1:1 LISTEN_PID=$$ LISTEN_FDS=many exec \"$0\" serve");
+    assert_eq!(said, "eagain: LISTEN_FDS is \"many\", not a number\n");
+}
+
+#[test]
+fn a_descriptor_that_does_not_listen_is_named() {
+    let said = serve_as_told("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve 3</dev/null");
+    assert_eq!(
+        said,
+        "eagain: descriptor 3, which was passed as '': the inherited descriptor is no listening stream socket\n"
+    );
+}
+
+#[test]
+fn sockets_for_another_process_are_not_taken() {
+    let mut command = Command::new(program());
+    command.env("LISTEN_PID", "1").env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "echo");
+    let server = Server::start_as(command, &["--echo", ANY]);
+    let mut client = std::net::TcpStream::connect(server.addr("echo")).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.write_all(b"hello").unwrap();
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+}
+
+/// The last line that the program says when a shell starts it so; it must fail.
+#[track_caller]
+fn serve_as_told(script: &str) -> String {
+    let output = Command::new("bash").args(["-c", script, &program()]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    format!("{}\n", said.lines().last().unwrap_or_default())
+}
