@@ -102,7 +102,7 @@ pub use gate::Limits;
 pub use listener::{Address, Error as ListenError, Listener, somaxconn};
 pub use mailbox::SendError;
 pub use metrics::Counters;
-pub use server::{Config, Error as ServerError, Handle, Server, Trigger};
+pub use server::{Accept, Config, Error as ServerError, Handle, Server, Trigger};
 pub use service::{End, Next, Service};
 pub use timeouts::{Expired, Timeouts};
 pub use trace::{Silent, Trace};

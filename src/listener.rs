@@ -129,7 +129,8 @@ impl Refusal {
 /// Unix socket from the file system.
 #[derive(Debug)]
 pub struct Listener {
-    socket: NonBlocking<Socket>,
+    /// One for all workers, or one for each.
+    sockets: Vec<NonBlocking<Socket>>,
     address: Address,
     name: Option<Name>,
 }
@@ -165,13 +166,30 @@ impl Listener {
     #[doc(alias = "listen")]
     pub fn tcp(address: SocketAddr, backlog: u32) -> Result<Self, Error> {
         let refused = |source| Error::of_tcp(address, source);
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None).map_err(refused)?;
-        socket.set_reuse_address(true).map_err(refused)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true).map_err(refused)?;
-        }
-        socket.bind(&address.into()).map_err(refused)?;
+        let socket = bind(address, false).map_err(refused)?;
         Self::listen(socket, backlog, None).map_err(refused)
+    }
+
+    /// As [`tcp`](Self::tcp), with an accept queue for each of so many workers (1 at least): the kernel gives each new
+    /// connection to one of them by a hash of its addresses (SO_REUSEPORT, `reuseport-splits-by-hash`).
+    ///
+    /// Any server of the same user that says SO_REUSEPORT too may listen there beside this one; and a connection waits
+    /// for its worker, though another may be idle.
+    ///
+    /// # Errors
+    /// As [`tcp`](Self::tcp).
+    #[doc(alias = "SO_REUSEPORT")]
+    pub fn tcp_reuseport(address: SocketAddr, backlog: u32, workers: usize) -> Result<Self, Error> {
+        let refused = |source| Error::of_tcp(address, source);
+        let first = bind(address, true).map_err(refused)?;
+        let mut listener = Self::listen(first, backlog, None).map_err(refused)?;
+        // Port 0 is a port by now, and it must be the same for all.
+        let Address::Tcp(bound) = listener.address else { return Ok(listener) };
+        for _ in 1..workers {
+            let socket = bind(bound, true).map_err(refused)?;
+            listener.sockets.extend(Self::listen(socket, backlog, None).map_err(refused)?.sockets);
+        }
+        Ok(listener)
     }
 
     /// Listens on a Unix stream socket at `path`. A socket that is left there, and that nobody listens on, is replaced.
@@ -227,7 +245,7 @@ impl Listener {
         if bound.is_ipv4() || bound.is_ipv6() {
             socket.set_tcp_nodelay(true)?;
         }
-        Ok(Self { socket: NonBlocking::new(socket)?, address: Address::of(&bound), name })
+        Ok(Self { sockets: vec![NonBlocking::new(socket)?], address: Address::of(&bound), name })
     }
 
     /// Where it listens, with the real port.
@@ -244,16 +262,21 @@ impl Listener {
 
     /// Takes the next connection from the accept queue.
     #[inline]
-    pub(crate) fn accept(&self) -> Result<(NonBlocking<Socket>, Peer), Refusal> {
-        match NonBlocking::accept(&self.socket) {
+    pub(crate) fn accept(&self, worker: u16) -> Result<(NonBlocking<Socket>, Peer), Refusal> {
+        match NonBlocking::accept(self.socket(worker)) {
             Ok((socket, peer)) => Ok((socket, Peer::from(&peer))),
             Err(error) => Err(Refusal::from_errno(error.raw_os_error().unwrap_or(0))),
         }
     }
 
-    /// The proof that it may be registered edge-triggered.
-    pub(crate) const fn socket(&self) -> &NonBlocking<Socket> {
-        &self.socket
+    /// Whether several workers accept from one queue.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.sockets.len() == 1
+    }
+
+    /// The socket of this worker, or of all.
+    pub(crate) fn socket(&self, worker: u16) -> &NonBlocking<Socket> {
+        &self.sockets[usize::from(worker) % self.sockets.len()]
     }
 
     /// Leaves the name of a Unix socket in the file system: somebody else goes on listening there.
@@ -266,7 +289,7 @@ impl Listener {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.sockets[0].as_fd()
     }
 }
 
@@ -313,6 +336,17 @@ impl Error {
             _ => Self::Other { address, source },
         }
     }
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// Removes a Unix socket that a server before us left behind. A crashed one cannot remove it, and `bind` refuses to

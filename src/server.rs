@@ -24,7 +24,7 @@ use crate::service::Service;
 use crate::sys::epoll::Epoll;
 use crate::timeouts::Timeouts;
 use crate::trace::{Silent, Trace};
-use crate::worker::{self, Worker};
+use crate::worker::{self, Rules, Worker};
 
 /// Why a server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,17 @@ pub enum Trigger {
     Edge,
 }
 
+/// How new connections come to the workers. (With [`Listener::tcp_reuseport`] the kernel has decided before.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accept {
+    /// The worker that accepts one hands it on to the worker with the fewest, if that has clearly fewer. The default.
+    #[default]
+    Handoff,
+    /// Who accepts keeps. It is the worker that the kernel woke (EPOLLEXCLUSIVE), and while there is little to do that
+    /// is nearly always the same one (`exclusive-is-not-fair`).
+    Keep,
+}
+
 /// How a server runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -68,6 +79,8 @@ pub struct Config {
     /// Who may connect; everybody, if it is empty. Others are closed at once, and counted ([`Counters::denied`]).
     /// Behind a proxy its address is meant, not the client's.
     pub access: AccessList,
+    /// How new connections come to the workers.
+    pub accept: Accept,
 }
 
 impl Default for Config {
@@ -80,6 +93,7 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             access: AccessList::default(),
+            accept: Accept::default(),
         }
     }
 }
@@ -173,6 +187,7 @@ impl Server {
         let epolls: Result<Vec<_>, _> = (0..count).map(|_| Epoll::new()).collect();
         let epolls = epolls.map_err(worker::Error::from)?;
         let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
+        let rules = Rules { timeouts: config.timeouts, handoff: config.accept == Accept::Handoff, gate };
         let running = Arc::new(AtomicUsize::new(count));
         let (ready, ready_workers) = channel();
         let mut server = Self { handle, workers: Vec::with_capacity(count), ended };
@@ -183,7 +198,7 @@ impl Server {
                 running: Arc::clone(&running),
                 ended: Arc::clone(&server.ended),
             };
-            let (listeners, make, rules) = (listeners.clone(), Arc::clone(&make), (config.timeouts, Arc::clone(&gate)));
+            let (listeners, make, rules) = (listeners.clone(), Arc::clone(&make), rules.clone());
             let ready = ready.clone();
             let body = move || {
                 let mailboxes = Arc::clone(&leave.handle.mailboxes);

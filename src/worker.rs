@@ -47,6 +47,15 @@ pub enum Error {
     },
 }
 
+/// By what all workers go.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) timeouts: Timeouts,
+    /// New connections are handed on to the worker with the fewest.
+    pub(crate) handoff: bool,
+    pub(crate) gate: Arc<Gate>,
+}
+
 /// What the 64 bits of an event mean; connections are below, by their tokens.
 const WAKER: u64 = u64::MAX;
 const LISTENER: u64 = SLOTS_MAX as u64;
@@ -89,6 +98,8 @@ pub(crate) struct Worker<S: Service, D, T> {
     timeouts: Timeouts,
     /// There are any.
     timed: bool,
+    /// So many connections more than another worker this one may have.
+    slack: usize,
     gate: Arc<Gate>,
     /// Of all workers; ours is at `number`.
     mailboxes: Arc<[Arc<Mailbox>]>,
@@ -108,7 +119,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         number: u16,
         listeners: &[Arc<Listener>],
         mailboxes: Arc<[Arc<Mailbox>]>,
-        (timeouts, gate): (Timeouts, Arc<Gate>),
+        Rules { timeouts, handoff, gate }: Rules,
         service: S,
         trace: T,
     ) -> Result<Self, Error> {
@@ -125,6 +136,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             run_queue: VecDeque::new(),
             timeouts,
             timed: timeouts.any(),
+            slack: if handoff { LOAD_SLACK } else { usize::MAX },
             gate,
             mailboxes,
             turn: Turn::new(service, trace, now, nobody),
@@ -336,7 +348,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             if self.doors.get(index).is_none_or(|door| door.rests) {
                 return Ok(());
             }
-            match self.doors[index].listener.accept() {
+            match self.doors[index].listener.accept(self.number) {
                 Ok((socket, peer)) => {
                     taken += 1;
                     self.place(index, socket, peer);
@@ -348,6 +360,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 Err(Refusal::Next) => {}
                 Err(Refusal::Resources(errno)) => {
                     self.turn.trace.not_accepted(index, errno);
+                    self.turn.service.exhausted(index, errno);
                     self.rest(index);
                     return Ok(());
                 }
@@ -384,11 +397,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             } += 1;
             return self.turn.trace.turned_away(listener, &peer);
         }
-        let least = self
-            .mailboxes
-            .iter()
-            .min_by_key(|mailbox| mailbox.load())
-            .filter(|mailbox| self.state == State::Serving && mailbox.load() + LOAD_SLACK < self.mailbox().load());
+        let least = self.mailboxes.iter().min_by_key(|mailbox| mailbox.load()).filter(|mailbox| {
+            self.state == State::Serving && mailbox.load().saturating_add(self.slack) < self.mailbox().load()
+        });
         if let Some(other) = least {
             other.raise_load();
             match other.try_leave(Message::Adopt(socket, peer, listener)) {
@@ -462,7 +473,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let Some(door) = self.doors.get_mut(index) else { return };
         if !door.rests {
             door.rests = true;
-            let _ = self.epoll.delete(door.listener.socket());
+            let _ = self.epoll.delete(door.listener.socket(self.number));
             self.turn.counters.accept_pauses += 1;
             self.turn.trace.paused(index, true);
         }
@@ -472,9 +483,12 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Puts the listeners that rest back into the epoll set, which reports at once if somebody waits
     /// (`et-add-on-ready-fd-fires`).
     fn open_doors(&mut self) -> Result<(), epoll::Error> {
-        let mode = if self.mailboxes.len() > 1 { D::MODE.exclusive() } else { D::MODE };
         for (index, door) in self.doors.iter_mut().enumerate().filter(|(_, door)| door.rests) {
-            match self.epoll.add_nonblocking(door.listener.socket(), LISTENER | index as u64, Interest::READ, mode) {
+            let socket = door.listener.socket(self.number);
+            // One worker is enough for one client.
+            let shared = door.listener.is_shared() && self.mailboxes.len() > 1;
+            let mode = if shared { D::MODE.exclusive() } else { D::MODE };
+            match self.epoll.add_nonblocking(socket, LISTENER | index as u64, Interest::READ, mode) {
                 // It is there still if it could not be taken out.
                 Ok(()) | Err(epoll::Error::AlreadyRegistered) => {
                     door.rests = false;
@@ -556,7 +570,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 }
             }
             if !self.doors[index].rests {
-                let _ = self.epoll.delete(self.doors[index].listener.socket());
+                let _ = self.epoll.delete(self.doors[index].listener.socket(self.number));
             }
         }
         self.doors.clear();

@@ -117,6 +117,7 @@ fn every_option_of_the_command_line_has_its_key() {
             Some("ADDRESS") => "\"127.0.0.1:0\"",
             Some("N" | "SECONDS" | "BYTES") => "7",
             Some("CIDR") => "\"10.0.0.0/8\"",
+            Some("HOW") => "\"exclusive\"",
             _ => "true",
         };
         let (output, said) = check(&format!("{key} = {value}\n"), &[]);

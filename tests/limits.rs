@@ -27,6 +27,43 @@ in_every_setup! {
     timeouts_of_a_thousand_clients_cost_nothing_while_they_are_silent,
 }
 
+#[test]
+fn every_way_of_accepting_serves_everybody_and_loses_nobody_at_the_end() {
+    for how in ["handoff", "exclusive", "reuseport"] {
+        for trigger in [&[][..], &["--edge-triggered"]] {
+            let args = [&["--workers", "3", "--echo", "127.0.0.1:0", "--accept", how], trigger].concat();
+            let mut server = Server::start(&args);
+            let clients: Vec<_> = (0..50).map(|_| connect(server.addr("echo"))).collect();
+            clients.iter().for_each(|client| exchange(client, b"served"));
+            // In the queue of one of the workers, with a request, when the end comes.
+            let late: Vec<_> = while_stopped(&server, || {
+                let late = (0..20).map(|_| connect(server.addr("echo"))).collect::<Vec<_>>();
+                late.iter().for_each(|client| send(client, b"in time"));
+                server.signal(nix::sys::signal::Signal::SIGTERM);
+                late
+            });
+            late.iter().for_each(|client| expect(client, b"in time"));
+            drop((clients, late));
+            assert_eq!(server.wait_for_exit().code(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_shortage_of_descriptors_is_told_once() {
+    let mut command = std::process::Command::new("prlimit");
+    command.arg("--nofile=32:32").arg(program());
+    let server = Server::start_as(command, &["--workers", "1", "--echo", "127.0.0.1:0"]);
+    let crowd: Vec<_> = (0..60).map(|_| connect(server.addr("echo"))).collect();
+    wait_until("the shortage is told", || server.stderr().contains("clients have to wait: too many open files"));
+    exchange(&crowd[0], b"served meanwhile");
+    // Each that goes lets another in, and the next one runs out again.
+    for client in crowd {
+        exchange(&client, b"served in its turn");
+    }
+    assert_eq!(server.stderr().matches("clients have to wait").count(), 1);
+}
+
 /// What became of a connection that may have been refused: whether it echoes.
 fn is_served(stream: &TcpStream) -> bool {
     let mut stream = stream;

@@ -138,6 +138,13 @@ pub trait Service {
         INPUT_LIMIT_BYTES
     }
 
+    /// No client can be accepted for the moment: descriptors or memory have run out (the errno, as EMFILE). Clients
+    /// wait in the accept queue, and the listener tries again. Called at every try that fails, up to ten times a
+    /// second.
+    fn exhausted(&mut self, listener: usize, errno: i32) {
+        let _ = (listener, errno);
+    }
+
     /// A message of a [`Handle`](crate::Handle) came too late: that connection is gone, or has finished.
     fn undelivered(&mut self, to: ConnectionId, bytes: &[u8]) {
         let _ = (to, bytes);

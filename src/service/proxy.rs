@@ -359,6 +359,10 @@ impl<S: Service, F: FnMut(Peer, ProxyError)> Service for Proxied<S, F> {
         }
     }
 
+    fn exhausted(&mut self, listener: usize, errno: i32) {
+        self.inner.exhausted(listener, errno);
+    }
+
     fn undelivered(&mut self, to: ConnectionId, bytes: &[u8]) {
         self.inner.undelivered(to, bytes);
     }

@@ -72,6 +72,14 @@ impl fmt::Display for ServiceName {
     }
 }
 
+/// How new connections come to the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accept {
+    Handoff,
+    Exclusive,
+    Reuseport,
+}
+
 /// The options of `eagain serve`, in range.
 #[derive(Debug)]
 pub(crate) struct Serve {
@@ -96,6 +104,7 @@ pub(crate) struct Serve {
     pub(crate) config: Option<PathBuf>,
     /// Only say whether the options are right.
     pub(crate) check: bool,
+    pub(crate) accept: Accept,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
 }
@@ -186,6 +195,9 @@ struct ServeArgs {
     /// threads, an epoll each [one per processor]
     #[argh(option, arg_name = "N", from_str_fn(workers))]
     workers: Option<u64>,
+    /// handoff, exclusive or reuseport [handoff]
+    #[argh(option, arg_name = "HOW", from_str_fn(accept))]
+    accept: Option<Accept>,
     /// clients waiting to be accepted [kernel's limit]
     #[argh(option, arg_name = "N", from_str_fn(backlog))]
     backlog: Option<i32>,
@@ -335,6 +347,7 @@ impl ServeArgs {
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(5)),
             config: self.config.map(PathBuf::from),
             check: self.check,
+            accept: self.accept.unwrap_or(Accept::Handoff),
             limits: Limits {
                 connections: self.max_connections,
                 connections_per_ip: self.max_connections_per_ip,
@@ -444,6 +457,15 @@ fn cidr(text: &str) -> Result<Cidr, String> {
 
 fn drain_timeout(text: &str) -> Result<Duration, String> {
     seconds(text, 0.0)
+}
+
+fn accept(text: &str) -> Result<Accept, String> {
+    match text {
+        "handoff" => Ok(Accept::Handoff),
+        "exclusive" => Ok(Accept::Exclusive),
+        "reuseport" => Ok(Accept::Reuseport),
+        _ => Err("expected handoff, exclusive or reuseport".to_owned()),
+    }
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use eagain::service::Proxied;
 use eagain::sys::epoll::{Epoll, Events, Interest, Mode};
-use eagain::{Config, Handle, Listener, Server, Service, Trigger, somaxconn};
+use eagain::{Accept, Config, Handle, Listener, Server, Service, Trigger, somaxconn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -102,16 +102,18 @@ fn listen(options: &cli::Serve) -> Result<(Vec<Listener>, Vec<ServiceName>), Fai
     let mut listeners = systemd::sockets()?;
     let default = if listeners.is_empty() { cli::default_listeners() } else { Vec::new() };
     for (service, address) in if options.listen.is_empty() { &default } else { &options.listen } {
-        listeners.extend(listen_on(address, backlog)?.into_iter().map(|listener| (*service, listener)));
+        listeners.extend(listen_on(address, backlog, options)?.into_iter().map(|listener| (*service, listener)));
     }
     Ok(listeners.into_iter().map(|(service, listener)| (listener, service)).unzip())
 }
 
-fn listen_on(address: &Address, backlog: u32) -> Result<Vec<Listener>, Failure> {
+fn listen_on(address: &Address, backlog: u32, options: &cli::Serve) -> Result<Vec<Listener>, Failure> {
+    let tcp = |&address: &SocketAddr| match options.accept {
+        cli::Accept::Reuseport => Listener::tcp_reuseport(address, backlog, options.workers),
+        cli::Accept::Handoff | cli::Accept::Exclusive => Listener::tcp(address, backlog),
+    };
     Ok(match address {
-        Address::Tcp(addresses) => {
-            addresses.iter().map(|address: &SocketAddr| Listener::tcp(*address, backlog)).collect::<Result<_, _>>()?
-        }
+        Address::Tcp(addresses) => addresses.iter().map(tcp).collect::<Result<_, _>>()?,
         Address::Unix(path) => vec![Listener::unix(path, backlog)?],
         Address::Abstract(name) => vec![Listener::unix_abstract(name, backlog)?],
     })
@@ -141,6 +143,7 @@ fn start(
         limits: options.limits,
         timeouts: options.timeouts,
         access: options.access.clone(),
+        accept: if options.accept == cli::Accept::Handoff { Accept::Handoff } else { Accept::Keep },
     };
     let max_frame = u32::try_from(options.max_frame).unwrap_or(u32::MAX);
     let setting = Setting { names, max_frame, delay: options.delay };
@@ -234,6 +237,7 @@ fn reload(old: &cli::Serve) -> Result<cli::Serve, String> {
         ("the listeners", new.listen != old.listen),
         ("edge-triggered", new.edge_triggered != old.edge_triggered),
         ("workers", new.workers != old.workers),
+        ("accept", new.accept != old.accept),
         ("backlog", new.backlog != old.backlog),
         ("max-frame", new.max_frame != old.max_frame),
         ("delay-ms", new.delay != old.delay),

@@ -1,12 +1,14 @@
 //! All services as one: a worker serves every listener, and each connection has the service of the one it came by.
 
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
 use eagain::service::{Chargen, Delay, Delayed, Discard, Echo, FrameError, Frames, Log, LogLine};
 use eagain::{Client, End, Input, Next, Output, Service};
 
 use super::scribe::Scribe;
 use crate::cli::ServiceName;
+use crate::say::{self, Level};
 
 /// What the workers make their services of.
 pub(crate) struct Setting {
@@ -15,6 +17,9 @@ pub(crate) struct Setting {
     pub(crate) max_frame: u32,
     pub(crate) delay: Duration,
 }
+
+/// A shortage is over when nothing was missing for so long; until then it is told once.
+const QUIET: Duration = Duration::from_secs(10);
 
 type Tell = Box<dyn FnMut(LogLine<'_>) -> bool>;
 
@@ -25,6 +30,8 @@ pub(crate) struct Any {
     frames: Frames,
     delay: Delay,
     log: Log<Tell>,
+    /// When there was nothing left to accept with, last.
+    exhausted: Option<Instant>,
 }
 
 /// What one of them remembers of a connection.
@@ -53,6 +60,7 @@ impl Any {
             frames: Frames::new(setting.max_frame),
             delay: Delay::new(setting.delay),
             log: Log::new(tell),
+            exhausted: None,
         }
     }
 }
@@ -114,6 +122,15 @@ impl Service for Any {
         if let Session::Log = session {
             self.log.close((), client, end);
         }
+    }
+
+    fn exhausted(&mut self, _: usize, errno: i32) {
+        let now = Instant::now();
+        if self.exhausted.is_none_or(|told| now - told >= QUIET) {
+            let why = say::reason(&io::Error::from_raw_os_error(errno));
+            self.scribe.tell(Level::Warning, format_args!("clients have to wait: {why}; trying again"));
+        }
+        self.exhausted = Some(now);
     }
 
     fn input_limit(&self, session: &Session) -> usize {
