@@ -83,6 +83,10 @@ pub const DRAIN_TIMEOUT_SECONDS: u64 = 5;
 /// Worker threads at the most. A worker more than the machine has processors is of no use.
 pub const WORKERS_MAX: usize = 1024;
 
+/// Slots that a connection table grows by. A power of two; 1,024 connections take some 112 KiB, of which only what is
+/// used is in memory.
+pub const SLOTS_PER_CHUNK: usize = 1024;
+
 /// Slots of a connection table at the most; above are the tokens of listeners and the waker.
 pub const SLOTS_MAX: u32 = 1 << 31;
 
@@ -91,5 +95,6 @@ const _: () = assert!(OUTPUT_HIGH_WATER_BYTES < OUTPUT_LIMIT_BYTES);
 const _: () = assert!(TURN_BUDGET_BYTES > READ_BUFFER_BYTES);
 const _: () = assert!(INPUT_LIMIT_BYTES >= READ_BUFFER_BYTES);
 const _: () = assert!(PROXY_HEADER_MAX_BYTES <= READ_BUFFER_BYTES);
+const _: () = assert!(SLOTS_PER_CHUNK.is_power_of_two());
 const _: () = assert!(MAILBOX_BUDGET <= MAILBOX_MESSAGES);
 const _: () = assert!(DRAIN_QUIET_MS < DRAIN_TIMEOUT_SECONDS * 1000);

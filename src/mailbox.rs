@@ -16,6 +16,9 @@ use crate::slab::Token;
 use crate::sys::net::NonBlocking;
 use crate::timeouts::Timeouts;
 
+/// Messages for which an empty mailbox keeps room.
+const MAILBOX_KEEP: usize = 64;
+
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -120,6 +123,10 @@ impl Mailbox {
         let mut inner = self.lock();
         let count = inner.messages.len().min(most);
         let messages = inner.messages.drain(..count).collect();
+        if inner.messages.is_empty() {
+            // What a burst needed is not kept for ever.
+            inner.messages.shrink_to(MAILBOX_KEEP);
+        }
         Mail { messages, more: !inner.messages.is_empty() }
     }
 

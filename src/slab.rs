@@ -4,7 +4,7 @@
 //! token any more, whoever has the slot now (lab: `stale-event-in-batch`, `fd-number-reuse`). No hash, no search: a
 //! look-up is an index and one comparison.
 
-use crate::limits::SLOTS_MAX;
+use crate::limits::{SLOTS_MAX, SLOTS_PER_CHUNK};
 
 /// Names one value of one [`Slab`], for ever: a token is never given out twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,9 +57,14 @@ struct Slot<T> {
 }
 
 /// A table whose values are found by [`Token`].
+///
+/// It grows by chunks that never move: no copy of all connections when one more comes, and no memory that only a smaller
+/// table had needed.
 #[derive(Debug)]
 pub struct Slab<T> {
-    slots: Vec<Slot<T>>,
+    chunks: Vec<Vec<Slot<T>>>,
+    /// Slots that there are, in all chunks; all but the last chunk are full.
+    slots: usize,
     free: Vec<u32>,
     len: usize,
 }
@@ -74,7 +79,7 @@ impl<T> Slab<T> {
     /// An empty table; it allocates with the first value.
     #[must_use]
     pub const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), len: 0 }
+        Self { chunks: Vec::new(), slots: 0, free: Vec::new(), len: 0 }
     }
 
     /// How many values there are.
@@ -96,10 +101,8 @@ impl<T> Slab<T> {
     #[must_use]
     pub fn next_token(&self) -> Option<Token> {
         match self.free.last() {
-            Some(&slot) => Some(Token { generation: self.slots[slot as usize].generation, slot }),
-            None if self.slots.len() < SLOTS_MAX as usize => {
-                Some(Token { generation: 0, slot: self.slots.len() as u32 })
-            }
+            Some(&slot) => self.slot(slot).map(|entry| Token { generation: entry.generation, slot }),
+            None if self.slots < SLOTS_MAX as usize => Some(Token { generation: 0, slot: self.slots as u32 }),
             None => None,
         }
     }
@@ -110,9 +113,9 @@ impl<T> Slab<T> {
     /// The value itself, if there are [`SLOTS_MAX`] already.
     pub fn insert(&mut self, value: T) -> Result<Token, T> {
         let Some(token) = self.next_token() else { return Err(value) };
-        match self.free.pop() {
-            Some(slot) => self.slots[slot as usize].value = Some(value),
-            None => self.slots.push(Slot { generation: 0, value: Some(value) }),
+        match self.free.pop().and_then(|slot| self.slot_mut(slot)) {
+            Some(slot) => slot.value = Some(value),
+            None => self.push(value),
         }
         self.len += 1;
         Ok(token)
@@ -122,7 +125,7 @@ impl<T> Slab<T> {
     #[inline]
     #[must_use]
     pub fn get(&self, token: Token) -> Option<&T> {
-        let slot = self.slots.get(token.slot as usize)?;
+        let slot = self.slot(token.slot)?;
         if slot.generation == token.generation { slot.value.as_ref() } else { None }
     }
 
@@ -130,34 +133,55 @@ impl<T> Slab<T> {
     #[inline]
     #[must_use]
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
-        let slot = self.slots.get_mut(token.slot as usize)?;
+        let slot = self.slot_mut(token.slot)?;
         if slot.generation == token.generation { slot.value.as_mut() } else { None }
     }
 
     /// Takes the value out; its token is dead from now on.
     pub fn remove(&mut self, token: Token) -> Option<T> {
-        let slot = self.slots.get_mut(token.slot as usize).filter(|slot| slot.generation == token.generation)?;
+        let slot = self.slot_mut(token.slot).filter(|slot| slot.generation == token.generation)?;
         let value = slot.value.take()?;
-        self.len -= 1;
-        // A slot whose generations are used up is never used again: four bytes lost, no token given out twice.
+        // A slot whose generations are used up is never used again: a slot lost, no token given out twice.
         if let Some(generation) = slot.generation.checked_add(1) {
             slot.generation = generation;
             self.free.push(token.slot);
         }
+        self.len -= 1;
         Some(value)
+    }
+
+    #[inline]
+    fn slot(&self, slot: u32) -> Option<&Slot<T>> {
+        self.chunks.get(slot as usize / SLOTS_PER_CHUNK)?.get(slot as usize % SLOTS_PER_CHUNK)
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, slot: u32) -> Option<&mut Slot<T>> {
+        self.chunks.get_mut(slot as usize / SLOTS_PER_CHUNK)?.get_mut(slot as usize % SLOTS_PER_CHUNK)
+    }
+
+    /// Puts a value into a slot that has never been used.
+    fn push(&mut self, value: T) {
+        if self.slots % SLOTS_PER_CHUNK == 0 {
+            self.chunks.push(Vec::with_capacity(SLOTS_PER_CHUNK));
+        }
+        self.slots += 1;
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.push(Slot { generation: 0, value: Some(value) });
+        }
     }
 
     /// The token of what is in this slot now, if anything is.
     #[inline]
     #[must_use]
     pub fn token_at(&self, slot: u32) -> Option<Token> {
-        let entry = self.slots.get(slot as usize)?;
+        let entry = self.slot(slot)?;
         entry.value.as_ref().map(|_| Token { generation: entry.generation, slot })
     }
 
     /// All tokens, in the order of the slots.
     pub fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
-        (0..self.slots.len() as u32).filter_map(|slot| self.token_at(slot))
+        (0..self.slots as u32).filter_map(|slot| self.token_at(slot))
     }
 }
 
@@ -222,13 +246,23 @@ mod tests {
         let mut slab = Slab::new();
         let first = slab.insert(1).unwrap();
         slab.remove(first);
-        slab.slots[0].generation = u32::MAX;
+        slab.chunks[0][0].generation = u32::MAX;
         let last = slab.insert(2).unwrap();
         assert_eq!(last.slot(), first.slot());
         slab.remove(last);
         assert_eq!(slab.get(last), None);
         let next = slab.insert(3).unwrap();
         assert_ne!(next.slot(), last.slot());
+    }
+
+    #[test]
+    fn a_table_of_many_chunks_finds_everything() {
+        let mut slab = Slab::new();
+        let many = if cfg!(miri) { SLOTS_PER_CHUNK + 2 } else { 3 * SLOTS_PER_CHUNK + 2 };
+        let tokens: Vec<Token> = (0..many).map(|value| slab.insert(value).unwrap()).collect();
+        assert!(tokens.iter().enumerate().all(|(value, &token)| slab.get(token) == Some(&value)));
+        assert!(slab.tokens().eq(tokens.iter().copied()));
+        assert_eq!(slab.get(Token::from_bits(many as u64)), None);
     }
 
     #[test]
