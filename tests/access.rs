@@ -162,6 +162,29 @@ fn an_ipv4_client_of_an_ipv6_listener_is_an_ipv4_client() {
 }
 
 #[test]
+fn a_reload_changes_who_may_connect_and_closes_nobody() {
+    let path = std::env::temp_dir().join(format!("eagain-access-{}.toml", std::process::id()));
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    write("deny = [\"127.0.0.2\", \"127.0.0.3\"]\n");
+    let server = Server::start(&["--echo", ANY, "--config", path.to_str().unwrap()]);
+    let address = server.addr("echo");
+    let before = connect_from("127.0.0.4", address);
+    assert_served(&before);
+    assert_turned_away(&connect_from("127.0.0.2", address));
+    write("deny = \"127.0.0.4\"\n");
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_until("the reload is said", || server.stderr().contains("reloaded"));
+    assert_turned_away(&connect_from("127.0.0.4", address));
+    assert_served(&connect_from("127.0.0.2", address));
+    assert_served(&before);
+    write("deny = \"127.0.0.4/8\"\n");
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_until("the refusal is said", || server.stderr().contains("not reloaded, nothing is changed"));
+    assert_turned_away(&connect_from("127.0.0.4", address));
+    let _ = std::fs::remove_file(&path);
+}
+
+#[test]
 fn a_wrong_network_is_refused_with_what_to_write() {
     let refusals = [
         ("--allow", "10.0.0.1/8", "write 10.0.0.0/8, or the address alone"),
@@ -182,6 +205,6 @@ fn trace_tells_who_was_turned_away() {
     let server = Server::start(&["--echo", ANY, "--deny", "127.0.0.1", "--trace"]);
     let mut client = connect(server.addr("echo"));
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    let line = format!("{} may not connect", client.local_addr().unwrap());
+    let line = format!("{} is not let in", client.local_addr().unwrap());
     wait_until(&line, || server.stderr().contains(&line));
 }
