@@ -20,6 +20,7 @@ in_every_setup! {
     ipv6_clients_are_filtered,
     behind_a_proxy_its_own_address_counts,
     many_denied_clients_leave_nothing_behind,
+    a_drain_serves_who_waits_behind_many_denied,
 }
 
 /// A connection from this address of the loopback network.
@@ -124,6 +125,19 @@ fn many_denied_clients_leave_nothing_behind(setup: Setup) {
     server.wait_for_fd_count(before);
     assert_served(&client);
     assert!(server.terminate().success());
+}
+
+fn a_drain_serves_who_waits_behind_many_denied(setup: Setup) {
+    let mut server = setup.serve(&["--echo", ANY, "--deny", "127.0.0.2"]);
+    server.wait_until_at_rest();
+    server.pause();
+    let _denied: Vec<TcpStream> = (0..500).map(|_| connect_from("127.0.0.2", server.addr("echo"))).collect();
+    let last = connect_from("127.0.0.1", server.addr("echo"));
+    send(&last, b"hello");
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.resume();
+    expect_to_end(&last, b"hello");
+    assert!(server.wait_for_exit().success());
 }
 
 fn start(trigger: Trigger, listener: impl Into<std::os::fd::OwnedFd>, access: AccessList) -> eagain::Server {
