@@ -36,6 +36,13 @@ macro_rules! counters {
     };
 }
 
+impl Counters {
+    /// Connections that came, whether they were let in or not.
+    pub(crate) const fn came(&self) -> u64 {
+        self.accepted + self.denied + self.over_connections + self.over_per_ip + self.over_rate + self.over_buffered
+    }
+}
+
 counters! {
     /// Connections accepted.
     accepted,

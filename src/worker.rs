@@ -559,13 +559,13 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         if self.state != State::Serving {
             return;
         }
-        // From here on nothing is handed on: `accepted` counts what comes out of the queues.
+        // From here on nothing is handed on: the counters tell what comes out of the queues.
         let now = self.turn.now;
         self.state = State::Draining { firm: now + until.saturating_duration_since(now) / 2 };
         for index in 0..self.doors.len() {
             for _ in 0..=somaxconn() as usize / ACCEPT_BUDGET {
-                let before = self.turn.counters.accepted;
-                if self.accept(index).is_err() || self.turn.counters.accepted == before {
+                let before = self.turn.counters.came();
+                if self.accept(index).is_err() || self.turn.counters.came() == before {
                     break;
                 }
             }

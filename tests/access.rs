@@ -20,6 +20,7 @@ in_every_setup! {
     ipv6_clients_are_filtered,
     behind_a_proxy_its_own_address_counts,
     many_denied_clients_leave_nothing_behind,
+    a_drain_serves_who_waits_behind_many_denied,
 }
 
 /// A connection from this address of the loopback network.
@@ -126,6 +127,19 @@ fn many_denied_clients_leave_nothing_behind(setup: Setup) {
     assert!(server.terminate().success());
 }
 
+fn a_drain_serves_who_waits_behind_many_denied(setup: Setup) {
+    let mut server = setup.serve(&["--echo", ANY, "--deny", "127.0.0.2"]);
+    server.wait_until_at_rest();
+    server.pause();
+    let _denied: Vec<TcpStream> = (0..500).map(|_| connect_from("127.0.0.2", server.addr("echo"))).collect();
+    let last = connect_from("127.0.0.1", server.addr("echo"));
+    send(&last, b"hello");
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.resume();
+    expect_to_end(&last, b"hello");
+    assert!(server.wait_for_exit().success());
+}
+
 fn start(trigger: Trigger, listener: impl Into<std::os::fd::OwnedFd>, access: AccessList) -> eagain::Server {
     let config = Config { trigger, workers: 1, access, ..Config::default() };
     eagain::Server::start(config, vec![Listener::adopt(listener.into()).unwrap()], |_| Echo).unwrap()
@@ -162,6 +176,29 @@ fn an_ipv4_client_of_an_ipv6_listener_is_an_ipv4_client() {
 }
 
 #[test]
+fn a_reload_changes_who_may_connect_and_closes_nobody() {
+    let path = std::env::temp_dir().join(format!("eagain-access-{}.toml", std::process::id()));
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    write("deny = [\"127.0.0.2\", \"127.0.0.3\"]\n");
+    let server = Server::start(&["--echo", ANY, "--config", path.to_str().unwrap()]);
+    let address = server.addr("echo");
+    let before = connect_from("127.0.0.4", address);
+    assert_served(&before);
+    assert_turned_away(&connect_from("127.0.0.2", address));
+    write("deny = \"127.0.0.4\"\n");
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_until("the reload is said", || server.stderr().contains("reloaded"));
+    assert_turned_away(&connect_from("127.0.0.4", address));
+    assert_served(&connect_from("127.0.0.2", address));
+    assert_served(&before);
+    write("deny = \"127.0.0.4/8\"\n");
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_until("the refusal is said", || server.stderr().contains("not reloaded, nothing is changed"));
+    assert_turned_away(&connect_from("127.0.0.4", address));
+    let _ = std::fs::remove_file(&path);
+}
+
+#[test]
 fn a_wrong_network_is_refused_with_what_to_write() {
     let refusals = [
         ("--allow", "10.0.0.1/8", "write 10.0.0.0/8, or the address alone"),
@@ -182,6 +219,6 @@ fn trace_tells_who_was_turned_away() {
     let server = Server::start(&["--echo", ANY, "--deny", "127.0.0.1", "--trace"]);
     let mut client = connect(server.addr("echo"));
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    let line = format!("{} may not connect", client.local_addr().unwrap());
+    let line = format!("{} is not let in", client.local_addr().unwrap());
     wait_until(&line, || server.stderr().contains(&line));
 }

@@ -21,6 +21,7 @@ in_every_setup! {
     a_header_that_is_cut_off_is_said,
     health_checks_disturb_nobody,
     clients_that_send_no_header_cost_nothing,
+    timeouts_hold_for_the_header,
     unix_listeners_expect_it_too,
 }
 
@@ -208,6 +209,17 @@ fn clients_that_send_no_header_cost_nothing(setup: Setup) {
     let client = connect(server.addr("echo"));
     send(&client, &binary());
     exchange(&client, &pattern(100_000, 2));
+}
+
+fn timeouts_hold_for_the_header(setup: Setup) {
+    let server = serve(setup, &["--echo", ANY, "--first-byte-timeout", "0.2", "--frame-timeout", "0.2"]);
+    let [silent, slow, quiet] = [0; 3].map(|_| connect(server.addr("echo")));
+    send(&quiet, LINE);
+    send(&slow, &LINE[..20]);
+    expect_to_be_closed(&silent);
+    expect_to_be_closed(&slow);
+    // Whoever has sent a header has said something.
+    exchange(&quiet, b"still there");
 }
 
 fn unix_listeners_expect_it_too(setup: Setup) {

@@ -61,7 +61,7 @@ impl Trace for Narrator {
     }
 
     fn turned_away(&mut self, listener: usize, peer: &Peer) {
-        tell(format_args!("accept4 on listener {listener}: closed, {peer} may not connect"));
+        tell(format_args!("accept4 on listener {listener}: closed, {peer} is not let in"));
     }
 
     fn not_accepted(&mut self, listener: usize, errno: i32) {
