@@ -2,8 +2,8 @@
 //! `scripts/bench` starts it; `--help` tells what it can do.
 //!
 //! Closed loop: each connection has `--depth` messages on their way, and sends the next one when one has come back. The
-//! figure to compare is the server's CPU time for each message: the rate is that of the slower of the two, and a message
-//! costs this program about as much as it costs the server.
+//! figure to compare is the server's CPU time for each message: the rate is that of the slower of the two, and a
+//! message costs this program about as much as it costs the server.
 
 use std::env;
 use std::error::Error;
@@ -45,7 +45,8 @@ const CHUNK: usize = 256 * 1024;
 const SILENCE: Duration = Duration::from_secs(10);
 /// Each source address has ports of its own. Finding a free one gets slow long before they run out.
 const CONNECTIONS_PER_SOURCE: usize = 5_000;
-/// Churn leaves the port of each connection in TIME_WAIT for a minute; 200 source addresses have some 5,000,000 of them.
+/// Churn leaves the port of each connection in TIME_WAIT for a minute; 200 source addresses have some 5,000,000 of
+/// them.
 const CHURN_SOURCES: usize = 200;
 
 fn main() -> ExitCode {
@@ -190,8 +191,8 @@ impl Tape {
 
 /// A blocking connection from one of 254 source addresses.
 ///
-/// They are 127.A.B.1 to 127.A.B.254, with A and B by the number of this process: the ports that the runs before have left
-/// in TIME_WAIT are at other addresses. From one address a minute of short runs would use up all of them.
+/// They are 127.A.B.1 to 127.A.B.254, with A and B by the number of this process: the ports that the runs before have
+/// left in TIME_WAIT are at other addresses. From one address a minute of short runs would use up all of them.
 fn dial(address: SocketAddrV4, source: usize) -> Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     let [_, _, a, b] = (0x100 + std::process::id() % 0xfe00).to_be_bytes();

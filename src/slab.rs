@@ -58,8 +58,8 @@ struct Slot<T> {
 
 /// A table whose values are found by [`Token`].
 ///
-/// It grows by chunks that never move: no copy of all connections when one more comes, and no memory that only a smaller
-/// table had needed.
+/// It grows by chunks that never move: no copy of all connections when one more comes, and no memory that only a
+/// smaller table had needed.
 #[derive(Debug)]
 pub struct Slab<T> {
     chunks: Vec<Vec<Slot<T>>>,
@@ -162,7 +162,7 @@ impl<T> Slab<T> {
 
     /// Puts a value into a slot that has never been used.
     fn push(&mut self, value: T) {
-        if self.slots % SLOTS_PER_CHUNK == 0 {
+        if self.slots.is_multiple_of(SLOTS_PER_CHUNK) {
             self.chunks.push(Vec::with_capacity(SLOTS_PER_CHUNK));
         }
         self.slots += 1;
