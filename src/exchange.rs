@@ -13,7 +13,7 @@ use crate::connection::{Connection, Filled, Phase, Sent};
 use crate::limits::{
     LINGER_MS, LONG_INPUT_BYTES, OUTPUT_LIMIT_BYTES, READ_BUFFER_BYTES, STAGE_KEEP_BYTES, TURN_BUDGET_BYTES,
 };
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Tally};
 use crate::service::{End, Next, Service};
 use crate::sys::epoll::{Interest, Mode};
 use crate::timeouts::Tick;
@@ -61,6 +61,7 @@ pub(crate) struct Turn<S, T> {
     pub(crate) service: S,
     pub(crate) trace: T,
     pub(crate) counters: Counters,
+    pub(crate) tally: Tally,
     /// The time of this turn of the loop.
     pub(crate) now: Instant,
     /// Whose turn it is.
@@ -81,6 +82,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
             service,
             trace,
             counters: Counters::default(),
+            tally: Tally::default(),
             now,
             who: nobody,
             tick: 0,
@@ -208,6 +210,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let behind = connection.unread() >= LONG_INPUT_BYTES;
         let filled =
             if behind { connection.fill_behind(READ_BUFFER_BYTES) } else { connection.fill(&mut self.scratch) };
+        self.counters.receives += 1;
         match filled {
             Filled::Bytes(count) => {
                 self.trace.received(self.who, Ok(count));
@@ -234,6 +237,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
                 Ok(0)
             }
             Filled::Nothing => {
+                self.counters.receives_eagain += 1;
                 self.trace.received(self.who, Err(libc::EAGAIN));
                 Ok(0)
             }

@@ -101,7 +101,7 @@ pub use client::{Client, ConnectionId, Peer};
 pub use gate::Limits;
 pub use listener::{Address, Error as ListenError, Listener, somaxconn};
 pub use mailbox::SendError;
-pub use metrics::Counters;
+pub use metrics::{Counters, ListenerCounters, TURN_BOUNDS, TurnTimes, WorkerCounters};
 pub use server::{Accept, Config, Error as ServerError, Handle, Server, Trigger};
 pub use service::{End, Next, Service};
 pub use timeouts::{Expired, Timeouts};

@@ -87,6 +87,10 @@ pub const WORKERS_MAX: usize = 1024;
 /// used is in memory.
 pub const SLOTS_PER_CHUNK: usize = 1024;
 
+/// Listeners whose connections are counted apart from those of the others; the last one of them stands for all that
+/// come behind it. A few KiB for each worker.
+pub const LISTENERS_COUNTED: usize = 32;
+
 /// Slots of a connection table at the most; above are the tokens of listeners and the waker.
 pub const SLOTS_MAX: u32 = 1 << 31;
 

@@ -133,6 +133,7 @@ pub struct Listener {
     sockets: Vec<NonBlocking<Socket>>,
     address: Address,
     name: Option<Name>,
+    stays: bool,
 }
 
 /// A name in the file system that is ours to remove.
@@ -245,7 +246,7 @@ impl Listener {
         if bound.is_ipv4() || bound.is_ipv6() {
             socket.set_tcp_nodelay(true)?;
         }
-        Ok(Self { sockets: vec![NonBlocking::new(socket)?], address: Address::of(&bound), name })
+        Ok(Self { sockets: vec![NonBlocking::new(socket)?], address: Address::of(&bound), name, stays: false })
     }
 
     /// Where it listens, with the real port.
@@ -258,6 +259,19 @@ impl Listener {
     #[must_use]
     pub const fn is_tcp(&self) -> bool {
         matches!(self.address, Address::Tcp(_))
+    }
+
+    /// Goes on accepting while the server drains, until its other clients are gone; those of this listener are not
+    /// waited for. For what watches the server. Such listeners come first in the list that [`Server`](crate::Server)
+    /// gets; behind another one it has no effect.
+    #[must_use]
+    pub const fn stay_while_draining(mut self) -> Self {
+        self.stays = true;
+        self
+    }
+
+    pub(crate) const fn stays_while_draining(&self) -> bool {
+        self.stays
     }
 
     /// Takes the next connection from the accept queue.

@@ -1,7 +1,7 @@
 //! How other threads reach a worker: a bounded queue of messages, and an eventfd that wakes it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use socket2::Socket;
 
 use crate::client::Peer;
 use crate::limits::MAILBOX_MESSAGES;
-use crate::metrics::{Counters, Published};
+use crate::metrics::{Counters, Published, Tally, WorkerCounters};
 use crate::slab::Token;
 use crate::sys::net::NonBlocking;
 use crate::timeouts::Timeouts;
@@ -78,13 +78,16 @@ pub(crate) struct Mailbox {
     load: AtomicUsize,
     /// Pings that the worker has answered; `u64::MAX` when it has ended. Written by the worker alone.
     pongs: AtomicU64,
+    /// The worker drains, and waits for no client any more. Written by it alone.
+    drained: AtomicBool,
 }
 
 impl Mailbox {
     pub(crate) fn new() -> std::io::Result<Self> {
         let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (load, pongs) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Ok(Self { inner: Mutex::default(), waker, published: Published::default(), load, pongs })
+        let drained = AtomicBool::new(false);
+        Ok(Self { inner: Mutex::default(), waker, published: Published::default(), load, pongs, drained })
     }
 
     pub(crate) const fn waker(&self) -> &EventFd {
@@ -139,6 +142,7 @@ impl Mailbox {
 
     /// Takes no more messages.
     pub(crate) fn end(&self) {
+        self.set_drained(true);
         let mut inner = self.lock();
         inner.ended = true;
         inner.messages.clear();
@@ -155,6 +159,14 @@ impl Mailbox {
         self.pongs.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }
@@ -167,11 +179,11 @@ impl Mailbox {
         self.load.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn publish(&self, counters: &Counters) {
-        self.published.store(counters);
+    pub(crate) fn publish(&self, counters: &Counters, tally: &mut Tally) {
+        self.published.store(counters, tally);
     }
 
-    pub(crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> WorkerCounters {
         self.published.load()
     }
 

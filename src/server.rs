@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::level::Level;
 use crate::limits::WORKERS_MAX;
 use crate::listener::Listener;
 use crate::mailbox::{self, Mailbox, Message, SendError};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, WorkerCounters};
 use crate::service::Service;
 use crate::sys::epoll::Epoll;
 use crate::timeouts::Timeouts;
@@ -181,7 +181,8 @@ impl Server {
         }
         let mailboxes: Result<Vec<_>, _> = (0..count).map(|_| Mailbox::new().map(Arc::new)).collect();
         let gate = Arc::new(Gate::new(config.limits, config.access, Instant::now()));
-        let handle = Handle { mailboxes: mailboxes.map_err(Error::Start)?.into(), gate: Arc::clone(&gate) };
+        let mailboxes = mailboxes.map_err(Error::Start)?.into();
+        let handle = Handle { mailboxes, gate: Arc::clone(&gate), ending: Arc::default() };
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let ended = Arc::new(ended.map_err(|errno| Error::Start(errno.into()))?);
         let epolls: Result<Vec<_>, _> = (0..count).map(|_| Epoll::new()).collect();
@@ -292,6 +293,7 @@ impl Drop for Leave {
 pub struct Handle {
     mailboxes: Arc<[Arc<Mailbox>]>,
     gate: Arc<Gate>,
+    ending: Arc<AtomicBool>,
 }
 
 impl Handle {
@@ -340,6 +342,7 @@ impl Handle {
     /// Stops accepting, lets every connection finish, and ends the server: each client gets what is due to it, then a
     /// FIN when it has been silent for a moment. What is left after `timeout` is closed.
     pub fn drain(&self, timeout: Duration) {
+        self.ending.store(true, Ordering::Relaxed);
         let until = Instant::now() + timeout;
         self.tell_all(|| Message::Drain { until });
     }
@@ -353,15 +356,28 @@ impl Handle {
 
     /// Closes every connection and ends the server.
     pub fn shutdown(&self) {
+        self.ending.store(true, Ordering::Relaxed);
         self.tell_all(|| Message::Stop);
+    }
+
+    /// Whether [`drain`](Self::drain) or [`shutdown`](Self::shutdown) was called.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
     /// What has happened so far, in all workers together. Each number is of the end of its worker's last turn.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::default();
-        self.mailboxes.iter().for_each(|mailbox| sum += mailbox.counters());
+        self.mailboxes.iter().for_each(|mailbox| sum += mailbox.counters().all);
         sum
+    }
+
+    /// The numbers of each worker, in order; each worker's are those of the end of its last turn.
+    #[must_use]
+    pub fn worker_counters(&self) -> Vec<WorkerCounters> {
+        self.mailboxes.iter().map(|mailbox| mailbox.counters()).collect()
     }
 
     /// A worker that has ended needs no command.

@@ -23,6 +23,7 @@ use crate::limits::{
 };
 use crate::listener::{Listener, Refusal, somaxconn};
 use crate::mailbox::{Mailbox, Message};
+use crate::metrics::ListenerCounters;
 use crate::service::{End, Service};
 use crate::slab::{Slab, Token};
 use crate::sys::epoll::{self, Epoll, Event, Events, Interest, Mode, Timeout};
@@ -91,6 +92,8 @@ pub(crate) struct Worker<S: Service, D, T> {
     epoll: Epoll,
     members: Slab<Member<S::Session>>,
     doors: Vec<Door>,
+    /// How many of the first doors stay open while the worker drains.
+    side_doors: usize,
     deadlines: Deadlines,
     /// What can go on without another event: connections (each at most once, those that say `queued`), listeners, the
     /// mailbox. By the same 64 bits as events.
@@ -132,6 +135,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             epoll,
             members: Slab::new(),
             doors: listeners.iter().map(door).collect(),
+            side_doors: listeners.iter().take_while(|listener| listener.stays_while_draining()).count(),
             deadlines: Deadlines::new(now),
             run_queue: VecDeque::new(),
             timeouts,
@@ -159,9 +163,19 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             }
             self.run_queued()?;
             self.expire()?;
-            self.mailbox().publish(&self.turn.counters);
+            self.end_turn();
         }
         Ok(())
+    }
+
+    /// Measures the turn, and shows its numbers to the other threads.
+    fn end_turn(&mut self) {
+        let began = std::mem::replace(&mut self.turn.now, Instant::now());
+        let turn = &mut self.turn;
+        turn.tally.turn(turn.now - began);
+        turn.counters.open = self.members.len() as u64;
+        turn.counters.run_queue = self.run_queue.len() as u64;
+        self.mailboxes[self.number as usize].publish(&turn.counters, &mut turn.tally);
     }
 
     fn mailbox(&self) -> &Mailbox {
@@ -173,8 +187,8 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let timeout = match (self.run_queue.is_empty(), self.deadlines.is_empty()) {
             (false, _) => Some(Duration::ZERO),
             (true, true) => None,
-            // Not `turn.now`: the turn has taken its time, and a deadline would come late by as much.
-            (true, false) => self.deadlines.next(Instant::now()),
+            // `now` is of the end of the last turn: by what that took, a deadline does not come late.
+            (true, false) => self.deadlines.next(self.turn.now),
         };
         self.turn.trace.waiting(timeout, self.members.len(), self.run_queue.len());
         let count = match self.epoll.wait(events, timeout.map_or(Timeout::Never, Timeout::After)) {
@@ -242,7 +256,12 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn with(&mut self, token: Token, act: impl FnOnce(&mut Turn<S, T>, &mut Member<S::Session>) -> Result<(), End>) {
         let Some(member) = self.members.get_mut(token) else { return };
         self.turn.who = ConnectionId { worker: self.number, token };
-        if let Err(end) = act(&mut self.turn, member) {
+        let (received, sent) = (self.turn.counters.received_bytes, self.turn.counters.sent_bytes);
+        let outcome = act(&mut self.turn, member);
+        let counted = self.turn.tally.listener(member.connection.listener.into());
+        counted.received_bytes += self.turn.counters.received_bytes - received;
+        counted.sent_bytes += self.turn.counters.sent_bytes - sent;
+        if let Err(end) = outcome {
             return self.close(token, end);
         }
         let connection = &mut member.connection;
@@ -421,6 +440,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Registers a new connection and opens it for the service.
     fn admit(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
         self.turn.counters.accepted += 1;
+        self.turn.tally.listener(listener).accepted += 1;
         let registered = self
             .members
             .next_token()
@@ -429,11 +449,13 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             // No memory, or max_user_watches: this one has to go, and the next ones wait in the queue.
             self.turn.counters.refused += 1;
             self.turn.counters.closed += 1;
+            self.turn.tally.listener(listener).refused += 1;
             self.mailbox().lower_load();
             self.gate.leave(&peer);
             self.rest(listener);
             return;
         };
+        self.turn.tally.listener(listener).open += 1;
         let client = Client { id: ConnectionId { worker: self.number, token }, peer, listener };
         self.turn.trace.accepted(&client);
         self.turn.trace.registered(client.id, D::FIRST_INTEREST, D::MODE, true);
@@ -455,6 +477,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         self.gate.leave(&member.peer);
         self.gate.keep(member.connection.counted as usize, 0);
         self.turn.counters.closed += 1;
+        count_end(self.turn.tally.listener(member.connection.listener.into()), end);
         let client = member.client(ConnectionId { worker: self.number, token });
         self.turn.trace.closed(client.id, end);
         self.turn.service.close(member.session, &client, end);
@@ -503,6 +526,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn read_mail(&mut self) {
         let mail = self.mailbox().take(MAILBOX_BUDGET);
         self.turn.trace.mail(mail.messages.len());
+        self.turn.counters.messages += mail.messages.len() as u64;
         for message in mail.messages {
             match message {
                 Message::Adopt(socket, peer, listener) => self.admit(listener, socket, peer),
@@ -562,7 +586,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         // From here on nothing is handed on: the counters tell what comes out of the queues.
         let now = self.turn.now;
         self.state = State::Draining { firm: now + until.saturating_duration_since(now) / 2 };
-        for index in 0..self.doors.len() {
+        for index in self.side_doors..self.doors.len() {
             for _ in 0..=somaxconn() as usize / ACCEPT_BUDGET {
                 let before = self.turn.counters.came();
                 if self.accept(index).is_err() || self.turn.counters.came() == before {
@@ -573,9 +597,12 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 let _ = self.epoll.delete(self.doors[index].listener.socket(self.number));
             }
         }
-        self.doors.clear();
-        self.run_queue.retain(|&data| data == WAKER || data & LISTENER == 0);
-        self.deadlines.clear(KEY_ACCEPT);
+        self.doors.truncate(self.side_doors);
+        let doors = LISTENER..LISTENER + self.doors.len() as u64;
+        self.run_queue.retain(|data| *data == WAKER || data & LISTENER == 0 || doors.contains(data));
+        if !self.doors.iter().any(|door| door.rests) {
+            self.deadlines.clear(KEY_ACCEPT);
+        }
         self.deadlines.set(KEY_STOP, until);
         self.sweep();
     }
@@ -585,8 +612,14 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let State::Draining { firm } = self.state else { return };
         let firm = self.turn.now >= firm;
         let everyone: Vec<Token> = self.members.tokens().collect();
+        // Clients of listeners that stay are served to the end, and not waited for.
+        let mut staying = 0;
         for token in everyone {
             let Some(member) = self.members.get_mut(token) else { continue };
+            if usize::from(member.connection.listener) < self.side_doors {
+                staying += 1;
+                continue;
+            }
             let connection = &mut member.connection;
             let was_active = std::mem::take(&mut connection.active);
             if connection.phase == Phase::Open && nothing_is_due(connection, was_active && !firm) {
@@ -597,12 +630,19 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             }
         }
         // A connection that another worker has handed on may still be in the mailbox.
-        if self.members.is_empty() && self.mailbox().end_if_empty() {
-            self.state = State::Stopped;
+        self.mailbox().set_drained(self.members.len() == staying);
+        // Whoever watches the server is answered by every worker as long as any of them has clients.
+        let done = if self.doors.is_empty() { self.mailbox().is_drained() } else { self.all_drained() };
+        if done && self.mailbox().end_if_empty() {
+            self.stop();
         } else {
             let soon = self.turn.now + Duration::from_millis(DRAIN_QUIET_MS);
             self.deadlines.set(KEY_SWEEP, soon);
         }
+    }
+
+    fn all_drained(&self) -> bool {
+        self.mailboxes.iter().all(|mailbox| mailbox.is_drained())
     }
 
     /// Ends everything now.
@@ -623,6 +663,22 @@ fn remind(deadlines: &mut Deadlines, key: u32, origin: Instant, due: Tick) {
     if deadlines.get(key).is_none_or(|set| at < set) {
         deadlines.set(key, at);
     }
+}
+
+fn count_end(counters: &mut ListenerCounters, end: End) {
+    counters.open -= 1;
+    *match end {
+        End::Finished => &mut counters.finished,
+        End::Lingered => &mut counters.lingered,
+        End::Broken(_) => &mut counters.broken,
+        End::Aborted => &mut counters.aborted,
+        End::Stuck => &mut counters.stuck,
+        End::TooSlow => &mut counters.too_slow,
+        End::TimedOut(_) => &mut counters.timed_out,
+        End::OverBuffered => &mut counters.over_buffered,
+        End::Closed => &mut counters.closed,
+        End::Stopped => &mut counters.stopped,
+    } += 1;
 }
 
 /// Whether everything that the client may expect has been sent.

@@ -27,7 +27,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Port 0 of the loopback address: the kernel chooses, the `listening` line tells.
 pub(crate) const ANY: &str = "127.0.0.1:0";
 
-const SERVICES: [&str; 6] = ["echo", "discard", "chargen", "frames", "log", "delay"];
+const SERVICES: [&str; 7] = ["echo", "discard", "chargen", "frames", "log", "delay", "metrics"];
 
 /// Under which discipline and with how many workers a fact is tested.
 #[derive(Clone, Copy, Debug)]

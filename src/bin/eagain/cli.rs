@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 use eagain::{Limits, Timeouts};
 
+use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs, Optionality, PositionalInfo};
 use eagain::{AccessList, Cidr};
 
 use crate::address::{Address, AddressError};
@@ -20,6 +20,8 @@ use crate::config;
 
 /// A thread per processor is the point; more than this is a typing error.
 const WORKERS_MAX: u64 = 1024;
+/// Where `status` looks if it is not told; the docs give `--metrics` the same.
+const METRICS_ADDRESS: &str = "127.0.0.1:7009";
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -31,6 +33,7 @@ const DAY_MS: u64 = 86_400_000;
 pub(crate) enum Command {
     Serve(Serve),
     Connect(Connect),
+    Status(Status),
 }
 
 /// Why there is nothing (more) to run.
@@ -53,6 +56,8 @@ pub(crate) enum ServiceName {
     Frames,
     Log,
     Delay,
+    /// Not a service for users: the counters, over HTTP.
+    Metrics,
 }
 
 impl ServiceName {
@@ -68,6 +73,7 @@ impl fmt::Display for ServiceName {
             ServiceName::Frames => "frames",
             ServiceName::Log => "log",
             ServiceName::Delay => "delay",
+            ServiceName::Metrics => "metrics",
         })
     }
 }
@@ -84,7 +90,9 @@ pub(crate) enum Accept {
 #[derive(Debug)]
 pub(crate) struct Serve {
     /// By service, each service's addresses in the order given. Empty if none is given: see [`default_listeners`].
+    /// Without that of metrics.
     pub(crate) listen: Vec<(ServiceName, Address)>,
+    pub(crate) metrics: Option<Address>,
     /// How long the delay service holds its answers: 0 to a day.
     pub(crate) delay: Duration,
     pub(crate) edge_triggered: bool,
@@ -127,6 +135,16 @@ pub(crate) struct Connect {
 const CONFIG: &str = "--config";
 const CHECK: &str = "--check";
 
+/// The options of `eagain status`, in range.
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) address: Address,
+    /// The address as the user wrote it, for messages.
+    pub(crate) address_text: String,
+    pub(crate) watch: bool,
+    pub(crate) json: bool,
+}
+
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Serve, measure, prove: a server on raw Linux epoll.",
@@ -148,6 +166,7 @@ struct Top {
 enum SubCommand {
     Serve(ServeArgs),
     Connect(ConnectArgs),
+    Status(StatusArgs),
 }
 
 #[derive(FromArgs, ArgsInfo)]
@@ -219,6 +238,9 @@ struct ServeArgs {
     /// close what connects from this network
     #[argh(option, arg_name = "CIDR", from_str_fn(cidr))]
     deny: Vec<Cidr>,
+    /// counters over HTTP: /metrics, /healthz, /readyz
+    #[argh(option, arg_name = "ADDRESS")]
+    metrics: Option<String>,
     /// narrate the loop on stderr
     #[argh(switch)]
     trace: bool,
@@ -286,6 +308,31 @@ struct ConnectArgs {
     connect_timeout: Option<Duration>,
 }
 
+#[derive(FromArgs, ArgsInfo)]
+#[argh(
+    subcommand,
+    name = "status",
+    description = "Show what a server that runs with --metrics is doing.",
+    example = "eagain status
+eagain status --watch unix:/run/eagain/metrics.sock
+eagain status --json 127.0.0.1:7009",
+    note = "ADDRESS is where 'eagain serve --metrics ADDRESS' listens [127.0.0.1:7009].
+A turn of the loop is as long as its other clients may have to wait.
+With --watch, bytes are those of the last second, and ^C ends it.",
+    help_triggers("-h", "--help", "help")
+)]
+struct StatusArgs {
+    /// the --metrics address of the server
+    #[argh(positional, arg_name = "ADDRESS")]
+    address: Option<String>,
+    /// again each second
+    #[argh(switch)]
+    watch: bool,
+    /// one JSON object a line
+    #[argh(switch)]
+    json: bool,
+}
+
 /// Understands the arguments (without the program's name).
 pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
     let words = args.map(utf8).collect::<Result<Vec<_>, _>>()?;
@@ -303,6 +350,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Sto
     match parsed.command {
         Some(SubCommand::Serve(args)) => args.check().map(Command::Serve),
         Some(SubCommand::Connect(args)) => args.check().map(Command::Connect),
+        Some(SubCommand::Status(args)) => args.check().map(Command::Status),
         None => Err(usage(None, "no command".to_owned())),
     }
 }
@@ -334,8 +382,11 @@ impl ServeArgs {
                 listen.push((service, address(&format!("--{service} '{text}'"), &text)?));
             }
         }
+        let place = |text: &String| address(&format!("--metrics '{text}'"), text);
+        let metrics = self.metrics.as_ref().map(place).transpose()?;
         Ok(Serve {
             listen,
+            metrics,
             delay: Duration::from_millis(self.delay_ms.unwrap_or(1000)),
             edge_triggered: self.edge_triggered,
             workers: self.workers.map_or_else(processors, |n| n as usize),
@@ -390,6 +441,14 @@ impl ConnectArgs {
 pub(crate) fn default_listeners() -> Vec<(ServiceName, Address)> {
     let local = |port| Address::Tcp(vec![(std::net::Ipv4Addr::LOCALHOST, port).into()]);
     vec![(ServiceName::Echo, local(7007)), (ServiceName::Frames, local(7004))]
+}
+
+impl StatusArgs {
+    fn check(self) -> Result<Status, Stop> {
+        let text = self.address.unwrap_or_else(|| METRICS_ADDRESS.to_owned());
+        let address = address(&format!("ADDRESS '{text}'"), &text)?;
+        Ok(Status { address, address_text: text, watch: self.watch, json: self.json })
+    }
 }
 
 fn processors() -> usize {
@@ -673,7 +732,11 @@ fn fold(message: &str, words: &[&str]) -> String {
 /// The help of one command, or of the program.
 fn help(top: &CommandInfoWithArgs, command: Option<&CommandInfoWithArgs>) -> String {
     let (name, info) = command.map_or((String::new(), top), |c| (format!(" {}", c.name), c));
-    let arguments: String = info.positionals.iter().map(|p| format!(" {}", p.name)).collect();
+    let argument = |p: &PositionalInfo<'_>| match p.optionality {
+        Optionality::Optional => format!(" [{}]", p.name),
+        _ => format!(" {}", p.name),
+    };
+    let arguments: String = info.positionals.iter().map(argument).collect();
     let command_word = if info.commands.is_empty() { "" } else { " COMMAND" };
     let mut text = format!("{}\n\nUsage: eagain{name}{command_word} [OPTIONS]{arguments}\n", info.description);
     let commands: Vec<_> = info.commands.iter().map(|c| (c.name.to_owned(), c.command.description)).collect();

@@ -9,6 +9,7 @@ mod config;
 mod connect;
 mod say;
 mod serve;
+mod status;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve(options)) => serve::run(options),
         Ok(Command::Connect(options)) => connect::run(options),
+        Ok(Command::Status(options)) => status::run(options),
         Err(Stop::Answered(text)) => {
             say::out(&text);
             ExitCode::SUCCESS

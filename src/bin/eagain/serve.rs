@@ -3,6 +3,8 @@
 //! The main thread prepares everything, starts the workers and then sleeps in an epoll of its own until a signal comes
 //! or a worker ends.
 
+mod exposition;
+mod metrics;
 mod narrator;
 mod scribe;
 mod services;
@@ -99,8 +101,14 @@ fn listen(options: &cli::Serve) -> Result<(Vec<Listener>, Vec<ServiceName>), Fai
              (sysctl -w net.core.somaxconn={backlog})"
         ));
     }
-    let mut listeners = systemd::sockets()?;
-    let default = if listeners.is_empty() { cli::default_listeners() } else { Vec::new() };
+    // First, as those that stay while the server drains do: whoever watches it watches that too.
+    let mut listeners = Vec::new();
+    for listener in options.metrics.iter().map(|address| listen_on(address, backlog, options)) {
+        listeners.extend(listener?.into_iter().map(|one| (ServiceName::Metrics, one.stay_while_draining())));
+    }
+    let inherited = systemd::sockets()?;
+    let default = if inherited.is_empty() { cli::default_listeners() } else { Vec::new() };
+    listeners.extend(inherited);
     for (service, address) in if options.listen.is_empty() { &default } else { &options.listen } {
         listeners.extend(listen_on(address, backlog, options)?.into_iter().map(|listener| (*service, listener)));
     }
@@ -146,7 +154,7 @@ fn start(
         accept: if options.accept == cli::Accept::Handoff { Accept::Handoff } else { Accept::Keep },
     };
     let max_frame = u32::try_from(options.max_frame).unwrap_or(u32::MAX);
-    let setting = Setting { names, max_frame, delay: options.delay };
+    let setting = Setting { names, max_frame, delay: options.delay, started: exposition::start_of_process() };
     scribe.line(format_args!(
         "serving {} with {} worker{}; SIGTERM drains",
         if options.edge_triggered { "edge-triggered" } else { "level-triggered" },
@@ -154,7 +162,7 @@ fn start(
         if options.workers == 1 { "" } else { "s" },
     ));
     let refused = scribe.clone();
-    let service = move |_: &Handle| Any::new(&setting, scribe.clone());
+    let service = move |handle: &Handle| Any::new(&setting, scribe.clone(), handle);
     if !options.proxy_protocol {
         return launch(config, listeners, service, options.trace);
     }

@@ -4,8 +4,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use eagain::service::{Chargen, Delay, Delayed, Discard, Echo, FrameError, Frames, Log, LogLine};
-use eagain::{Client, End, Input, Next, Output, Service};
+use eagain::{Client, End, Handle, Input, Next, Output, Service};
 
+use super::exposition::Exposition;
+use super::metrics::{Conversation, Endpoint};
 use super::scribe::Scribe;
 use crate::cli::ServiceName;
 use crate::say::{self, Level};
@@ -16,6 +18,8 @@ pub(crate) struct Setting {
     pub(crate) names: Vec<ServiceName>,
     pub(crate) max_frame: u32,
     pub(crate) delay: Duration,
+    /// Start of the process, in seconds since 1970.
+    pub(crate) started: Option<f64>,
 }
 
 /// A shortage is over when nothing was missing for so long; until then it is told once.
@@ -32,6 +36,7 @@ pub(crate) struct Any {
     log: Log<Tell>,
     /// When there was nothing left to accept with, last.
     exhausted: Option<Instant>,
+    metrics: Endpoint,
 }
 
 /// What one of them remembers of a connection.
@@ -42,10 +47,11 @@ pub(crate) enum Session {
     Frames(Result<(), FrameError>),
     Log,
     Delay(Box<Delayed>),
+    Metrics(Conversation),
 }
 
 impl Any {
-    pub(crate) fn new(setting: &Setting, scribe: Scribe) -> Self {
+    pub(crate) fn new(setting: &Setting, scribe: Scribe, handle: &Handle) -> Self {
         let log = scribe.clone();
         let tell: Tell = Box::new(move |line| match line {
             LogLine::Received(..) => log.input_line(format_args!("log: {line}")),
@@ -61,6 +67,7 @@ impl Any {
             delay: Delay::new(setting.delay),
             log: Log::new(tell),
             exhausted: None,
+            metrics: Endpoint::new(Exposition::new(handle.clone(), &setting.names, setting.started)),
         }
     }
 }
@@ -75,6 +82,7 @@ macro_rules! each {
             Session::Frames(verdict) => $any.frames.$method(verdict, $($argument),*),
             Session::Log => $any.log.$method(&mut (), $($argument),*),
             Session::Delay(delayed) => $any.delay.$method(delayed, $($argument),*),
+            Session::Metrics(conversation) => $any.metrics.$method(conversation, $($argument),*),
         }
     };
 }
@@ -93,6 +101,7 @@ impl Service for Any {
                 Session::Log
             }
             ServiceName::Delay => Session::Delay(self.delay.open(client)),
+            ServiceName::Metrics => Session::Metrics(self.metrics.open(client)),
         }
     }
 
@@ -137,6 +146,7 @@ impl Service for Any {
         match session {
             Session::Frames(verdict) => self.frames.input_limit(verdict),
             Session::Delay(delayed) => self.delay.input_limit(delayed),
+            Session::Metrics(conversation) => self.metrics.input_limit(conversation),
             _ => eagain::limits::INPUT_LIMIT_BYTES,
         }
     }
