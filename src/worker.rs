@@ -211,7 +211,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     #[cold]
     fn may_wait_again(&mut self, error: epoll::Error) -> bool {
         self.failed_waits += 1;
-        !matches!(error.errno(), libc::EBADF | libc::EFAULT | libc::EINVAL) && self.failed_waits <= WAIT_FAILURES_MAX
+        !is_ours(error) && self.failed_waits <= WAIT_FAILURES_MAX
     }
 
     #[inline]
@@ -325,7 +325,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             match key {
                 KEY_ACCEPT => match self.open_doors() {
                     // With no client left, too: a server that could wait for memory once ended here.
-                    Err(epoll::Error::OutOfMemory | epoll::Error::WatchLimit) => {
+                    Err(error) if !is_ours(error) => {
                         self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
                     }
                     outcome => outcome?,
@@ -679,6 +679,12 @@ fn count_end(counters: &mut ListenerCounters, end: End) {
         End::Closed => &mut counters.closed,
         End::Stopped => &mut counters.stopped,
     } += 1;
+}
+
+/// Whether a call was wrong, and will be wrong again; all else is the state that the system is in.
+fn is_ours(error: epoll::Error) -> bool {
+    let errno = error.errno();
+    [libc::EBADF, libc::EFAULT, libc::EINVAL, libc::EEXIST, libc::ENOENT, libc::EPERM, libc::ELOOP].contains(&errno)
 }
 
 /// Whether everything that the client may expect has been sent.

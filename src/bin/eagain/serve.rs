@@ -162,13 +162,18 @@ fn start(
         if options.workers == 1 { "" } else { "s" },
     ));
     let refused = scribe.clone();
+    let is_direct = |&index: &usize| setting.names[index] == ServiceName::Metrics;
+    let direct: Vec<usize> = (0..setting.names.len()).filter(is_direct).collect();
     let service = move |handle: &Handle| Any::new(&setting, scribe.clone(), handle);
     if !options.proxy_protocol {
         return launch(config, listeners, service, options.trace);
     }
     let proxied = move |handle: &Handle| {
         let scribe = refused.clone();
-        Proxied::new(service(handle), move |from, why| scribe.line(format_args!("closing {from}: {why}")))
+        let proxied =
+            Proxied::new(service(handle), move |from, why| scribe.line(format_args!("closing {from}: {why}")));
+        // Whoever reads the metrics comes by himself.
+        direct.iter().fold(proxied, |proxied, &listener| proxied.except(listener))
     };
     launch(config, listeners, proxied, options.trace)
 }
