@@ -102,13 +102,20 @@ fn each_key_of_a_file_is_in_its_page_and_no_other() {
 }
 
 #[test]
-fn the_pages_are_formatted_without_a_warning() {
-    for page in PAGES.map(|page| project("docs/man").join(page)) {
-        if has("groff") {
-            run_quietly(Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8"]).arg(&page));
-        }
-        if has("mandoc") {
-            run_quietly(Command::new("mandoc").args(["-Tlint", "-Wwarning"]).arg(&page));
+fn groff_formats_the_pages_without_a_warning() {
+    formats("groff", &["-man", "-ww", "-z", "-Tutf8"]);
+}
+
+#[test]
+fn mandoc_has_no_warning_for_the_pages() {
+    formats("mandoc", &["-Tlint", "-Wwarning"]);
+}
+
+#[track_caller]
+fn formats(tool: &str, arguments: &[&str]) {
+    if has(tool) {
+        for page in PAGES {
+            run_quietly(Command::new(tool).args(arguments).arg(project("docs/man").join(page)));
         }
     }
 }
@@ -182,11 +189,24 @@ fn zsh_and_fish_have_the_options_of_the_help_and_no_others() {
 }
 
 #[test]
-fn each_shell_accepts_its_completion() {
-    for (shell, file) in [("bash", "eagain.bash"), ("zsh", "_eagain"), ("fish", "eagain.fish")] {
-        if has(shell) {
-            run_quietly(Command::new(shell).arg("-n").arg(project("scripts/completions").join(file)));
-        }
+fn bash_accepts_its_completion() {
+    accepts("bash", "eagain.bash");
+}
+
+#[test]
+fn zsh_accepts_its_completion() {
+    accepts("zsh", "_eagain");
+}
+
+#[test]
+fn fish_accepts_its_completion() {
+    accepts("fish", "eagain.fish");
+}
+
+#[track_caller]
+fn accepts(shell: &str, file: &str) {
+    if has(shell) {
+        run_quietly(Command::new(shell).arg("-n").arg(project("scripts/completions").join(file)));
     }
 }
 
