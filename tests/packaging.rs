@@ -181,7 +181,7 @@ fn zsh_and_fish_have_the_options_of_the_help_and_no_others() {
 
         let names = fish
             .lines()
-            .filter(|line| line.contains(&format!("'__fish_seen_subcommand_from {command}'")))
+            .filter(|line| line.contains(&format!(" -n $eagain_{command} ")))
             .map(|line| format!("--{}", line.split(" -l ").nth(1).unwrap().split(' ').next().unwrap()))
             .collect();
         same("eagain.fish", &names, &helped(&[command]));
@@ -332,7 +332,7 @@ fn systemd_accepts_the_installed_units() {
     }
     let to = Scratch::new("verify");
     run(&mut script("install", &[], &to));
-    // Everything that the units refer to must be below the root; what is systemd's own is not, and is no matter of ours.
+    // What is systemd's own is not below the root, and no matter of ours.
     let output = Command::new("systemd-analyze")
         .arg(format!("--root={}", to.0.display()))
         .args(["verify", "--man=no", "--recursive-errors=no"])
