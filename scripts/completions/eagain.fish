@@ -16,7 +16,8 @@ complete -c eagain -n $eagain_serve -l delay -x -d 'send back what arrives, late
 complete -c eagain -n $eagain_serve -l delay-ms -x -d 'how much later, in milliseconds [1000]'
 complete -c eagain -n $eagain_serve -l edge-triggered -d 'edge-triggered epoll [level-triggered]'
 complete -c eagain -n $eagain_serve -l workers -x -d 'threads, an epoll each [one per processor]'
-complete -c eagain -n $eagain_serve -l accept -x -a 'handoff exclusive reuseport' -d 'handoff, exclusive or reuseport [handoff]'
+complete -c eagain -n $eagain_serve -l accept -x -a 'handoff exclusive reuseport' \
+    -d 'handoff, exclusive or reuseport [handoff]'
 complete -c eagain -n $eagain_serve -l backlog -x -d 'clients waiting to be accepted [kernel\'s limit]'
 complete -c eagain -n $eagain_serve -l max-frame -x -d 'longest payload of a frame; K, M, G allowed [1M]'
 complete -c eagain -n $eagain_serve -l config -r -F -d 'read options from TOML; SIGHUP reads again'
