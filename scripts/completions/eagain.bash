@@ -1,0 +1,70 @@
+# Completion for bash. tests/packaging.rs compares it with the help of the program.
+
+_eagain() {
+    local word=${COMP_WORDS[COMP_CWORD]} before= options=
+    COMPREPLY=()
+    ((COMP_CWORD == 0)) || before=${COMP_WORDS[COMP_CWORD - 1]}
+    # What follows an option that takes a value: a file can be completed, an address or a number cannot.
+    case ${COMP_WORDS[1]}:$before in
+        serve:--config)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$word")
+            return
+            ;;
+        serve:--accept)
+            mapfile -t COMPREPLY < <(compgen -W 'handoff exclusive reuseport' -- "$word")
+            return
+            ;;
+        serve:--edge-triggered | serve:--check | serve:--proxy-protocol | serve:--trace | serve:--help) ;;
+        serve:--* | connect:--max-frame | connect:--connect-timeout) return ;;
+    esac
+    if ((COMP_CWORD == 1)); then
+        mapfile -t COMPREPLY < <(compgen -W 'serve connect -V --version -h --help' -- "$word")
+        return
+    fi
+    case ${COMP_WORDS[1]} in
+        serve)
+            options='
+                --echo
+                --discard
+                --chargen
+                --frames
+                --log
+                --delay
+                --delay-ms
+                --edge-triggered
+                --workers
+                --accept
+                --backlog
+                --max-frame
+                --config
+                --check
+                --proxy-protocol
+                --allow
+                --deny
+                --trace
+                --drain-timeout
+                --max-connections
+                --max-connections-per-ip
+                --accept-rate
+                --max-buffered
+                --idle-timeout
+                --first-byte-timeout
+                --write-timeout
+                --frame-timeout
+                -h --help'
+            ;;
+        connect)
+            options='
+                --frames
+                --hex
+                --no-echo
+                --max-frame
+                --connect-timeout
+                -h --help'
+            ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+}
+
+complete -F _eagain eagain
