@@ -155,7 +155,7 @@ fn bash_offers_the_options_of_the_help_and_no_others() {
         same(command, &bash_offers(&[command, "--"]), &helped(&[command]));
         same(command, &bash_offers(&[command, "--frames", "1", "--"]), &helped(&[command]));
     }
-    let first: Names = ["serve", "connect", "-V", "--version", "-h", "--help"].map(str::to_owned).into();
+    let first: Names = ["serve", "connect", "status", "-V", "--version", "-h", "--help"].map(str::to_owned).into();
     assert_eq!(bash_offers(&[""]), first);
 }
 

@@ -19,7 +19,7 @@ _eagain() {
         serve:--* | connect:--max-frame | connect:--connect-timeout) return ;;
     esac
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'serve connect -V --version -h --help' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'serve connect status -V --version -h --help' -- "$word")
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -42,6 +42,7 @@ _eagain() {
                 --proxy-protocol
                 --allow
                 --deny
+                --metrics
                 --trace
                 --drain-timeout
                 --max-connections
@@ -61,6 +62,12 @@ _eagain() {
                 --no-echo
                 --max-frame
                 --connect-timeout
+                -h --help'
+            ;;
+        status)
+            options='
+                --watch
+                --json
                 -h --help'
             ;;
     esac

@@ -1,9 +1,11 @@
 # Completion for fish. tests/packaging.rs compares it with the help of the program.
 set -l eagain_serve '__fish_seen_subcommand_from serve'
 set -l eagain_connect '__fish_seen_subcommand_from connect'
+set -l eagain_status '__fish_seen_subcommand_from status'
 complete -c eagain -f
 complete -c eagain -n __fish_use_subcommand -a serve -d 'run the server'
 complete -c eagain -n __fish_use_subcommand -a connect -d 'send input to a server, show what comes back'
+complete -c eagain -n __fish_use_subcommand -a status -d 'show what a server is doing'
 complete -c eagain -n __fish_use_subcommand -s V -l version -d 'print the version'
 complete -c eagain -n __fish_use_subcommand -s h -l help -d 'show the help'
 
@@ -25,6 +27,7 @@ complete -c eagain -n $eagain_serve -l check -d 'check the options, serve nothin
 complete -c eagain -n $eagain_serve -l proxy-protocol -d 'expect a PROXY header (v1, v2) from each client'
 complete -c eagain -n $eagain_serve -l allow -x -d 'let this network connect, and no other'
 complete -c eagain -n $eagain_serve -l deny -x -d 'close what connects from this network'
+complete -c eagain -n $eagain_serve -l metrics -x -d 'counters over HTTP: /metrics, /healthz, /readyz'
 complete -c eagain -n $eagain_serve -l trace -d 'narrate the loop on stderr'
 complete -c eagain -n $eagain_serve -l drain-timeout -x -d 'time to finish answers after SIGTERM [5]'
 complete -c eagain -n $eagain_serve -l max-connections -x -d 'close what comes when N are connected'
@@ -43,3 +46,7 @@ complete -c eagain -n $eagain_connect -l no-echo -d 'do not expect the input bac
 complete -c eagain -n $eagain_connect -l max-frame -x -d 'longest payload of a frame; K, M, G allowed [16M]'
 complete -c eagain -n $eagain_connect -l connect-timeout -x -d 'give an address up after this long [10]'
 complete -c eagain -n $eagain_connect -s h -l help -d 'show the help'
+
+complete -c eagain -n $eagain_status -l watch -d 'again each second'
+complete -c eagain -n $eagain_status -l json -d 'one JSON object a line'
+complete -c eagain -n $eagain_status -s h -l help -d 'show the help'
