@@ -117,8 +117,8 @@ impl Refusal {
             // Firewall rules forbid this connection (accept(2)).
             libc::EPERM => Self::Next,
             libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Self::Resources(errno),
-            // A bug of ours, a socket that no longer listens (EINVAL), a filter that forbids the call itself.
-            libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK | libc::ENOSYS => Self::Broken(errno),
+            // A bug of ours, or a socket that no longer listens (EINVAL).
+            libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK => Self::Broken(errno),
             // EACCES of a security module, and whatever else may come: no reason to end those who are connected.
             _ => Self::Resources(errno),
         }

@@ -197,7 +197,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     #[cold]
     fn may_wait_again(&mut self, error: epoll::Error) -> bool {
         self.failed_waits += 1;
-        !matches!(error.errno(), libc::EBADF | libc::EFAULT | libc::EINVAL) && self.failed_waits <= WAIT_FAILURES_MAX
+        !is_ours(error) && self.failed_waits <= WAIT_FAILURES_MAX
     }
 
     #[inline]
@@ -306,7 +306,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             match key {
                 KEY_ACCEPT => match self.open_doors() {
                     // With no client left, too: a server that could wait for memory once ended here.
-                    Err(epoll::Error::OutOfMemory | epoll::Error::WatchLimit) => {
+                    Err(error) if !is_ours(error) => {
                         self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
                     }
                     outcome => outcome?,
@@ -489,8 +489,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             let shared = door.listener.is_shared() && self.mailboxes.len() > 1;
             let mode = if shared { D::MODE.exclusive() } else { D::MODE };
             match self.epoll.add_nonblocking(socket, LISTENER | index as u64, Interest::READ, mode) {
-                // It is there still if it could not be taken out.
-                Ok(()) | Err(epoll::Error::AlreadyRegistered) => {
+                Ok(()) => {
                     door.rests = false;
                     self.turn.trace.paused(index, false);
                 }
@@ -623,6 +622,12 @@ fn remind(deadlines: &mut Deadlines, key: u32, origin: Instant, due: Tick) {
     if deadlines.get(key).is_none_or(|set| at < set) {
         deadlines.set(key, at);
     }
+}
+
+/// Whether a call was wrong, and will be wrong again; all else is the state that the system is in.
+fn is_ours(error: epoll::Error) -> bool {
+    let errno = error.errno();
+    [libc::EBADF, libc::EFAULT, libc::EINVAL, libc::EEXIST, libc::ENOENT, libc::EPERM, libc::ELOOP].contains(&errno)
 }
 
 /// Whether everything that the client may expect has been sent.
