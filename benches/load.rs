@@ -262,7 +262,8 @@ impl Sample {
         let seconds = (self.at - since.at).as_secs_f64();
         let each = |cpu: u64, before: u64| (cpu - before) as f64 / messages as f64;
         Ok(format!(
-            r#"{{"messages":{messages},"seconds":{seconds:.3},"rate":{:.0},"total":{},"server_ns":{:.1},"client_ns":{:.1},"server_wait":{:.4}}}"#,
+            "{{\"messages\":{messages},\"seconds\":{seconds:.3},\"rate\":{:.0},\"total\":{},\
+             \"server_ns\":{:.1},\"client_ns\":{:.1},\"server_wait\":{:.4}}}",
             messages as f64 / seconds,
             self.messages,
             each(self.server.running, since.server.running),
@@ -465,7 +466,8 @@ fn idle(options: &Options, tape: &Tape) -> Result<String> {
     let echoed = options.server.resident_bytes()?;
     let each = |bytes: u64| (bytes as f64 - before as f64) / count as f64;
     Ok(format!(
-        r#"{{"idle":{count},"rss_before":{before},"rss_fresh":{fresh},"rss_echoed":{echoed},"fresh_each":{:.1},"echoed_each":{:.1}}}"#,
+        "{{\"idle\":{count},\"rss_before\":{before},\"rss_fresh\":{fresh},\"rss_echoed\":{echoed},\
+         \"fresh_each\":{:.1},\"echoed_each\":{:.1}}}",
         each(fresh),
         each(echoed),
     ))

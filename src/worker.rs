@@ -512,8 +512,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             let shared = door.listener.is_shared() && self.mailboxes.len() > 1;
             let mode = if shared { D::MODE.exclusive() } else { D::MODE };
             match self.epoll.add_nonblocking(socket, LISTENER | index as u64, Interest::READ, mode) {
-                // It is there still if it could not be taken out.
-                Ok(()) | Err(epoll::Error::AlreadyRegistered) => {
+                Ok(()) => {
                     door.rests = false;
                     self.turn.trace.paused(index, false);
                 }

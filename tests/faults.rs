@@ -36,8 +36,8 @@ in_one_setup!(two_edge, true, 2, a_failed_wake_up, a_failed_wake_up_of_the_shutd
 enum Fate {
     /// Nothing: no byte is lost, at most it takes a moment longer.
     Unseen,
-    /// Level: nothing. Edge: nothing is lost, but it may wait for the next event. Only for faults that the kernel cannot
-    /// commit: it never says EAGAIN while something is there, and takes care that an edge follows each EAGAIN.
+    /// Level: nothing. Edge: nothing is lost, but it may wait for the next event. Only for faults that the kernel
+    /// cannot commit: it never says EAGAIN while something is there, and takes care that an edge follows each EAGAIN.
     NextEvent,
     /// This connection is closed.
     Closed,
