@@ -216,7 +216,7 @@ impl Scene {
 
     /// The fault is over: everything is as before.
     #[track_caller]
-    fn is_as_before(mut self) {
+    fn ends_as_before(mut self) {
         self.others_are_served();
         drop(self.bystander);
         self.server.wait_for_fd_count(self.fds);
@@ -228,7 +228,7 @@ impl Scene {
 
     /// The server has ended loudly.
     #[track_caller]
-    fn is_over(mut self) {
+    fn ends_loudly(mut self) {
         let status = self.server.wait_for_exit();
         let stderr = self.server.stderr();
         assert_eq!(status.code(), Some(1), "{stderr}");
@@ -272,7 +272,7 @@ fn a_failed_transfer(case: Case, call: &str) {
         expect(&hit, &[&late, &b"!"[..]].concat());
     }
     drop(hit);
-    scene.is_as_before();
+    scene.ends_as_before();
 }
 
 /// Sends so that each piece is an event. Returns what has not come back by then.
@@ -333,14 +333,14 @@ fn a_failed_wait(setup: Setup) {
         }
         let injector = Injector::attach(&scene.server, Threads::Workers, &[&case.fault(WAITS)]);
         if case.fate == Fatal || case.when == "1+" {
-            return scene.is_over();
+            return scene.ends_loudly();
         }
         exchange(&hit, &pattern(200_000, 3));
         exchange(&late, &pattern(20_000, 4));
         injector.must_be_quiet(20);
         injector.end();
         drop((hit, late));
-        scene.is_as_before();
+        scene.ends_as_before();
     });
 }
 
@@ -351,7 +351,7 @@ fn a_failed_accept(setup: Setup) {
         if case.fate == Fatal {
             // It may be gone before the connection is there.
             let _hit = TcpStream::connect(scene.server.addr("echo"));
-            return scene.is_over();
+            return scene.ends_loudly();
         }
         let first = connect(scene.server.addr("echo"));
         let mut clients = Vec::new();
@@ -371,7 +371,7 @@ fn a_failed_accept(setup: Setup) {
         }
         clients.iter().for_each(|client| exchange(client, b"hello"));
         drop((first, clients));
-        scene.is_as_before();
+        scene.ends_as_before();
     });
 }
 
@@ -391,7 +391,7 @@ fn accept_failing_without_end_starves_nobody(setup: Setup) {
         injector.end();
         waiting.iter().for_each(|client| expect(client, b"hello"));
         drop(waiting);
-        scene.is_as_before();
+        scene.ends_as_before();
     });
 }
 
@@ -410,7 +410,7 @@ fn a_listener_that_cannot_come_back_for_want_of_memory_waits(setup: Setup) {
         assert!(whole || case.again_and_again(), "the first client is not served");
         injector.end();
         drop(first);
-        Scene { bystander: connect(server.addr("echo")), server, fds }.is_as_before();
+        Scene { bystander: connect(server.addr("echo")), server, fds }.ends_as_before();
     });
 }
 
@@ -426,7 +426,7 @@ fn a_failed_registration(setup: Setup) {
         }
         injector.end();
         drop(hit);
-        scene.is_as_before();
+        scene.ends_as_before();
     });
 }
 
@@ -440,7 +440,7 @@ fn a_failed_deletion(setup: Setup) {
         scene.server.wait_for_fd_count(scene.fds + 1);
         scene.others_are_served();
         injector.end();
-        scene.is_as_before();
+        scene.ends_as_before();
     });
 }
 
@@ -456,7 +456,7 @@ fn a_failed_wake_up(setup: Setup) {
             injector.must_be_quiet(20);
             injector.detach();
             drop(clients);
-            return scene.is_as_before();
+            return scene.ends_as_before();
         }
         scene.server.wait_until_at_rest();
         injector.detach();
