@@ -13,8 +13,10 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn of_the_project() -> Tree {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let ignored = fs::read_to_string(root.join(".gitignore")).expect(".gitignore");
+        let ignored: Vec<&str> = ignored.lines().map(|line| line.trim_start_matches('/')).collect();
         let mut tree = Tree { files: Vec::new(), paths: BTreeSet::new() };
-        tree.walk(root, root);
+        tree.walk(root, root, &ignored);
         assert!(tree.file("src/lib.rs").is_some(), "the project is not at {}", root.display());
         tree
     }
@@ -23,19 +25,21 @@ impl Tree {
         Tree { files: vec![File::new(path, text)], paths: BTreeSet::from([path.to_owned()]) }
     }
 
-    fn walk(&mut self, root: &Path, directory: &Path) {
+    fn walk(&mut self, root: &Path, directory: &Path, ignored: &[&str]) {
         let mut entries: Vec<PathBuf> =
             fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path()).collect();
         entries.sort();
         for entry in entries {
             let path = entry.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned();
-            // Not tracked: git's own, what cargo built (it marks its directories), the built book.
-            if path == ".git" || path == "docs/book" || entry.join("CACHEDIR.TAG").exists() || entry.is_symlink() {
+            // Not tracked: git's own, what git ignores, and what cargo built elsewhere. The mark alone is not enough:
+            // cargo leaves it only in a directory that it made itself.
+            let built = ignored.contains(&path.as_str()) || entry.join("CACHEDIR.TAG").exists();
+            if path == ".git" || built || entry.is_symlink() {
                 continue;
             }
             self.paths.insert(path.clone());
             if entry.is_dir() {
-                self.walk(root, &entry);
+                self.walk(root, &entry, ignored);
             } else if let Ok(text) = fs::read_to_string(&entry) {
                 self.files.push(File::new(&path, &text));
             }
