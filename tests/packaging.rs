@@ -2,42 +2,23 @@
 //! take everything away again.
 
 mod common;
+#[path = "common/sandbox.rs"]
+mod sandbox;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use common::program;
+use sandbox::{Sandbox, Scratch, have, project, run};
 
 const PAGES: [&str; 4] = ["eagain.1", "eagain-serve.1", "eagain-connect.1", "eagain.toml.5"];
 
 type Names = BTreeSet<String>;
 
-fn project(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
 fn text(path: &str) -> String {
     fs::read_to_string(project(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// Whether there is such a tool; if not, a line says so.
-fn has(tool: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).stdout(Stdio::null()).status().unwrap();
-    if !found.success() {
-        println!("not tested: no {tool}");
-    }
-    found.success()
-}
-
-#[track_caller]
-fn run(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
-    output
 }
 
 #[track_caller]
@@ -113,7 +94,7 @@ fn mandoc_has_no_warning_for_the_pages() {
 
 #[track_caller]
 fn formats(tool: &str, arguments: &[&str]) {
-    if has(tool) {
+    if have(&[tool]) {
         for page in PAGES {
             run_quietly(Command::new(tool).args(arguments).arg(project("docs/man").join(page)));
         }
@@ -205,34 +186,17 @@ fn fish_accepts_its_completion() {
 
 #[track_caller]
 fn accepts(shell: &str, file: &str) {
-    if has(shell) {
+    if have(&[shell]) {
         run_quietly(Command::new(shell).arg("-n").arg(project("scripts/completions").join(file)));
     }
 }
 
 // ---- install and uninstall ----------------------------------------------------------------------------------------
 
-/// A directory of a test's own, gone with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("eagain-packaging-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// Every file, by its path below the directory.
-    fn files(&self) -> Names {
-        let output = run(Command::new("find").arg(&self.0).args(["!", "-type", "d", "-printf", "%P\n"]));
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// Every file, by its path below the directory.
+fn files(directory: &Scratch) -> Names {
+    let output = run(Command::new("find").arg(&directory.0).args(["!", "-type", "d", "-printf", "%P\n"]));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 fn script(name: &str, arguments: &[&str], destdir: &Scratch) -> Command {
@@ -264,8 +228,8 @@ fn what_is_installed_is_complete_works_and_is_removed() {
         let below = |path: &str| format!("{}/{path}", &prefix[1..]);
         let units = UNITS.map(|unit| format!("lib/systemd/system/{unit}"));
         let expected = BESIDES_UNITS.into_iter().chain(units.iter().map(String::as_str)).map(below).collect::<Names>();
-        assert_eq!(to.files(), expected);
-        for file in to.files() {
+        assert_eq!(files(&to), expected);
+        for file in files(&to) {
             let mode = fs::metadata(to.0.join(&file)).unwrap().permissions().mode() & 0o7777;
             assert_eq!(mode, if file.ends_with("bin/eagain") { 0o755 } else { 0o644 }, "{file}");
         }
@@ -279,7 +243,7 @@ fn what_is_installed_is_complete_works_and_is_removed() {
         let foreign = to.0.join(below("share/man/man1/other.1"));
         fs::write(&foreign, "").unwrap();
         run(&mut script("uninstall", &["--prefix", prefix], &to));
-        assert_eq!(to.files(), Names::from([below("share/man/man1/other.1")]));
+        assert_eq!(files(&to), Names::from([below("share/man/man1/other.1")]));
         // A second time there is nothing to do.
         assert_eq!(run(&mut script("uninstall", &["--prefix", prefix], &to)).stdout, b"");
     }
@@ -291,7 +255,7 @@ fn units_are_left_out_on_request_and_where_systemd_does_not_look() {
         let to = Scratch::new(name);
         let arguments: Vec<&str> = ["--prefix", prefix].into_iter().chain(more).collect();
         let said = run(&mut script("install", &arguments, &to)).stdout;
-        assert_eq!(to.files(), BESIDES_UNITS.map(|path| format!("{}/{path}", &prefix[1..])).into());
+        assert_eq!(files(&to), BESIDES_UNITS.map(|path| format!("{}/{path}", &prefix[1..])).into());
         let said = String::from_utf8(said).unwrap();
         assert_eq!(
             said.contains("no units: systemd does not read those under /opt/eagain\n"),
@@ -299,7 +263,7 @@ fn units_are_left_out_on_request_and_where_systemd_does_not_look() {
             "{said}"
         );
         run(&mut script("uninstall", &["--prefix", prefix], &to));
-        assert_eq!(to.files(), Names::new());
+        assert_eq!(files(&to), Names::new());
     }
 }
 
@@ -312,7 +276,7 @@ fn without_a_program_it_says_how_to_build_one_and_installs_nothing() {
         String::from_utf8_lossy(&output.stderr),
         "scripts/install: there is no program at /nonexistent/eagain; build it first: cargo build --release\n"
     );
-    assert_eq!(to.files(), Names::new());
+    assert_eq!(files(&to), Names::new());
 }
 
 #[test]
@@ -321,13 +285,13 @@ fn a_prefix_that_would_break_a_unit_is_refused() {
         let to = Scratch::new("refused");
         let output = script("install", &["--prefix", prefix], &to).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{prefix}");
-        assert_eq!(to.files(), Names::new());
+        assert_eq!(files(&to), Names::new());
     }
 }
 
 #[test]
 fn systemd_accepts_the_installed_units() {
-    if !has("systemd-analyze") {
+    if !have(&["systemd-analyze"]) {
         return;
     }
     let to = Scratch::new("verify");
@@ -342,4 +306,39 @@ fn systemd_accepts_the_installed_units() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert_eq!(said, "");
+}
+
+#[test]
+fn uninstall_stops_and_disables_what_it_removes() {
+    let Some(mut sandbox) = Sandbox::with(&[]) else {
+        return;
+    };
+    for directory in ["scripts", "scripts/systemd", "scripts/completions", "docs/man"] {
+        for entry in fs::read_dir(project(directory)).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                let name = entry.file_name().into_string().unwrap();
+                sandbox.copy(entry.path(), format!("/srv/eagain/{directory}/{name}"));
+            }
+        }
+    }
+    sandbox.copy(program(), "/srv/eagain/target/release/eagain");
+    let report = sandbox.run(
+        r#"
+        set -uo pipefail
+        units=(eagain.socket eagain-frames.socket eagain-bind.service)
+        files() { find /etc /usr -xdev ! -type d -printf '%p %l\n' | sort; }
+        files >/tmp/before
+        unset CARGO_TARGET_DIR
+        /srv/eagain/scripts/install >/dev/null && systemctl daemon-reload || exit
+        systemctl enable --quiet "${units[@]}" && systemctl start "${units[@]::2}" || exit
+        exec 5<>/dev/tcp/127.0.0.1/7007 && echo hello >&5 && echo "echo=$(head -n 1 <&5)"
+        /srv/eagain/scripts/uninstall >/dev/null
+        echo "after=$(systemctl is-active "${units[@]}" eagain.service | xargs)"
+        files >/tmp/after
+        echo "left=$(diff /tmp/before /tmp/after | xargs)"
+        "#,
+    );
+    assert_eq!(report.value("echo"), "hello");
+    assert_eq!(report.value("after"), "inactive inactive inactive inactive");
+    assert_eq!(report.value("left"), "");
 }

@@ -2,8 +2,9 @@
 //! service and its manager say to each other without one.
 
 mod common;
+#[path = "common/sandbox.rs"]
+mod sandbox;
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -11,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use common::{ANY, DEADLINE, Server, program};
 use nix::sys::signal::Signal;
+use sandbox::{Report, Sandbox, project};
 
 const UNITS: [&str; 4] = ["eagain.socket", "eagain-frames.socket", "eagain.service", "eagain-bind.service"];
 
@@ -34,61 +36,16 @@ lines() {
 }
 "#;
 
-/// What a script has printed.
-struct Report(String);
-
-impl Report {
-    /// The value of the line `name=value`.
-    #[track_caller]
-    fn value(&self, name: &str) -> &str {
-        let values: HashMap<&str, &str> = self.0.lines().filter_map(|line| line.split_once('=')).collect();
-        values.get(name).copied().unwrap_or_else(|| panic!("no line {name}=… in:\n{}", self.0))
-    }
-
-    #[track_caller]
-    fn has(&self, text: &str) {
-        assert!(self.0.contains(text), "no {text:?} in:\n{}", self.0);
-    }
-
-    #[track_caller]
-    fn lacks(&self, text: &str) {
-        assert!(!self.0.contains(text), "{text:?} in:\n{}", self.0);
-    }
-}
-
-fn project(path: &str) -> String {
-    format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
-}
-
 /// Runs a script of bash in a sandbox with the program and its units installed; `None`, and a line that says so, where
 /// there can be none, or a tool is missing.
 #[track_caller]
 fn in_sandbox(tools: &[&str], script: &str) -> Option<Report> {
-    let sandbox = project("scripts/systemd-sandbox");
-    let check = Command::new(&sandbox).arg("--check").output().expect("the sandbox is a script of bash");
-    if !check.status.success() {
-        println!("not tested: {}", String::from_utf8_lossy(&check.stderr).trim());
-        return None;
-    }
-    for tool in tools {
-        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).stdout(Stdio::null()).status();
-        if !found.unwrap().success() {
-            println!("not tested: no {tool}");
-            return None;
-        }
-    }
-    let mut command = Command::new(sandbox);
-    command.arg("--copy").arg(format!("{}:/usr/bin/eagain", program()));
+    let mut sandbox = Sandbox::with(tools)?;
+    sandbox.copy(program(), "/usr/bin/eagain");
     for unit in UNITS {
-        let from = project(&format!("scripts/systemd/{unit}"));
-        command.arg("--copy").arg(format!("{from}:/usr/lib/systemd/system/{unit}"));
+        sandbox.copy(project("scripts/systemd").join(unit), format!("/usr/lib/systemd/system/{unit}"));
     }
-    let output =
-        command.args(["--", "bash", "-c", &format!("{PRELUDE}{script}")]).stdin(Stdio::null()).output().unwrap();
-    let report = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the script ends with {}\n{report}\n--- stderr:\n{said}", output.status);
-    Some(Report(report))
+    Some(sandbox.run(&format!("{PRELUDE}{script}")))
 }
 
 // ---- the units ----------------------------------------------------------------------------------------------------

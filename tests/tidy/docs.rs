@@ -6,8 +6,17 @@ use crate::tree::{File, Tree, join, options};
 use crate::{Findings, check};
 
 /// Options in the docs that belong to other programs.
-const OTHER_PROGRAMS_OPTIONS: &[&str] =
-    &["--release", "--no-default-features", "--example", "--lib", "--locked", "--open", "--ulimit", "--now"];
+const OTHER_PROGRAMS_OPTIONS: &[&str] = &[
+    "--release",
+    "--no-default-features",
+    "--example",
+    "--lib",
+    "--locked",
+    "--open",
+    "--ulimit",
+    "--now",
+    "--maintainer",
+];
 
 #[test]
 fn every_page_is_in_the_book() {
