@@ -92,6 +92,12 @@ impl ByteQueue {
     }
 }
 
+impl From<Vec<u8>> for ByteQueue {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, head: 0 }
+    }
+}
+
 /// What a client has sent and the service has not yet taken.
 ///
 /// It dereferences to the bytes. What a callback leaves is there again at the next one, with more behind it.

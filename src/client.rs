@@ -68,6 +68,11 @@ impl Peer {
     /// A client on this machine, by a Unix socket.
     pub const UNIX: Self = Self { address: [0; 16], scope: 0, port: 0, family: Family::Unix };
 
+    /// What [`Display`](fmt::Display) wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if text == "unix" { Some(Self::UNIX) } else { text.parse::<SocketAddr>().ok().map(Self::from) }
+    }
+
     /// Its address; `None` for a Unix socket, whose clients have none.
     #[must_use]
     pub fn ip(&self) -> Option<SocketAddr> {
@@ -121,8 +126,10 @@ mod tests {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(Peer::from(address).ip(), Some(address));
             assert_eq!(Peer::from(address).to_string(), text);
+            assert_eq!(Peer::parse(text), Some(address.into()));
         }
-        assert_eq!(Peer::UNIX.to_string(), "unix");
+        assert_eq!(Peer::parse(&Peer::UNIX.to_string()), Some(Peer::UNIX));
+        assert_eq!(Peer::parse("nobody"), None);
         assert_eq!(size_of::<Peer>(), 24);
     }
 }

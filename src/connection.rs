@@ -146,6 +146,11 @@ impl Connection {
         &self.socket
     }
 
+    /// The socket alone. What waits on either side of it is to be taken out before.
+    pub(crate) fn into_socket(self) -> NonBlocking<Socket> {
+        self.socket
+    }
+
     /// Takes down what an event says. Bits are tested one by one: they come in any mix
     /// (`equality-test-misses-combined-bits`, `hup-branch-after-in-never-runs`).
     #[inline]

@@ -98,6 +98,12 @@ impl Gate {
         verdict
     }
 
+    /// Lets a client in who was in already, with another process.
+    pub(crate) fn enter_again(&self, peer: &Peer) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let _ = self.enter_address(None, peer);
+    }
+
     pub(crate) fn leave(&self, peer: &Peer) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(address) = peer.ip() {

@@ -54,7 +54,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `limits.rs` | every bound and budget |
-//! | `sys/epoll.rs`, `sys/net.rs`, `sys/inherited.rs` | the kernel boundary, the only `unsafe` |
+//! | `sys/epoll.rs`, `sys/net.rs`, `sys/inherited.rs`, `sys/passing.rs` | the kernel boundary, the only `unsafe` |
 //! | `slab.rs`, `buffer.rs`, `deadline.rs`, `client.rs` | connections by token, byte queues, deadlines, peers |
 //! | `timeouts.rs`, `gate.rs` | how long a client may take; how much all of them together |
 //! | `access.rs` | which addresses may connect |
@@ -63,7 +63,8 @@
 //! | `service/` | the trait, and echo, discard, chargen, frames, log, delay, and what stands behind a proxy |
 //! | `exchange.rs` | one connection's turn: flush, ask, receive, answer |
 //! | `level.rs`, `edge.rs` | what the two disciplines do differently; read them side by side |
-//! | `worker.rs` | the loop |
+//! | `worker.rs`, `worker/doors.rs`, `worker/leaving.rs` | the loop, the way in, the way out |
+//! | `parcel.rs` | a connection on its way to another process |
 //! | `mailbox.rs`, `server.rs` | how other threads reach it; starting, draining, stopping |
 //! | `trace.rs`, `metrics.rs` | the loop told, and counted |
 //!
@@ -86,6 +87,7 @@ pub mod limits;
 mod listener;
 mod mailbox;
 mod metrics;
+mod parcel;
 mod server;
 pub mod service;
 pub mod slab;
@@ -102,6 +104,7 @@ pub use gate::Limits;
 pub use listener::{Address, Error as ListenError, Listener, somaxconn};
 pub use mailbox::SendError;
 pub use metrics::{Counters, ListenerCounters, TURN_BOUNDS, TurnTimes, WorkerCounters};
+pub use parcel::{Parcel, ParcelError};
 pub use server::{Accept, Config, Error as ServerError, Handle, Server, Trigger};
 pub use service::{End, Next, Service};
 pub use timeouts::{Expired, Timeouts};

@@ -91,6 +91,9 @@ pub const SLOTS_PER_CHUNK: usize = 1024;
 /// come behind it. A few KiB for each worker.
 pub const LISTENERS_COUNTED: usize = 32;
 
+/// Listeners of a server at the most, in all its life: a connection notes the index of its own in 16 bits.
+pub const LISTENERS_MAX: usize = 1 << 16;
+
 /// Slots of a connection table at the most; above are the tokens of listeners and the waker.
 pub const SLOTS_MAX: u32 = 1 << 31;
 

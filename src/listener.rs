@@ -262,8 +262,7 @@ impl Listener {
     }
 
     /// Goes on accepting while the server drains, until its other clients are gone; those of this listener are not
-    /// waited for. For what watches the server. Such listeners come first in the list that [`Server`](crate::Server)
-    /// gets; behind another one it has no effect.
+    /// waited for. For what watches the server.
     #[must_use]
     pub const fn stay_while_draining(mut self) -> Self {
         self.stays = true;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -11,7 +12,9 @@ use socket2::Socket;
 
 use crate::client::Peer;
 use crate::limits::MAILBOX_MESSAGES;
+use crate::listener::Listener;
 use crate::metrics::{Counters, Published, Tally, WorkerCounters};
+use crate::parcel::Parcel;
 use crate::slab::Token;
 use crate::sys::net::NonBlocking;
 use crate::timeouts::Timeouts;
@@ -24,14 +27,22 @@ const MAILBOX_KEEP: usize = 64;
 pub(crate) enum Message {
     /// A connection that another worker accepted, and the index of its listener.
     Adopt(NonBlocking<Socket>, Peer, usize),
+    /// A connection that another process had.
+    Resume(Box<Parcel>),
+    /// One more listener, with this index.
+    Open(usize, Arc<Listener>),
+    /// One listener less.
+    Shut(usize),
     Send(Token, Arc<[u8]>),
     Broadcast(Arc<[u8]>),
     Close(Token),
     Timeouts(Timeouts),
     /// To be answered from the loop, by [`Mailbox::pong`].
     Ping,
+    /// Ends by this time at the latest; connections that can go another way take it.
     Drain {
         until: Instant,
+        parcels: Option<Sender<Vec<Parcel>>>,
     },
     Stop,
 }

@@ -127,6 +127,8 @@ counters! {
     closed,
     /// … as [`End::Stopped`](crate::End::Stopped).
     stopped,
+    /// … as [`End::Moved`](crate::End::Moved).
+    moved,
     /// Bytes received.
     received_bytes,
     /// Bytes sent.

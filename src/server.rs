@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,11 @@ use crate::edge::Edge;
 use crate::exchange::Discipline;
 use crate::gate::{Gate, Limits};
 use crate::level::Level;
-use crate::limits::WORKERS_MAX;
+use crate::limits::{LISTENERS_MAX, WORKERS_MAX};
 use crate::listener::Listener;
 use crate::mailbox::{self, Mailbox, Message, SendError};
 use crate::metrics::{Counters, WorkerCounters};
+use crate::parcel::Parcel;
 use crate::service::Service;
 use crate::sys::epoll::Epoll;
 use crate::timeouts::Timeouts;
@@ -33,6 +34,9 @@ pub enum Error {
     /// A number of workers that is out of range.
     #[error("{0} workers: 1 to {WORKERS_MAX} are possible")]
     Workers(usize),
+    /// More listeners than a server can tell apart, with those that were shut.
+    #[error("more than {LISTENERS_MAX} listeners: open one again in the place of one that was shut")]
+    Listeners,
     /// There is no thread, or no descriptor, to be had.
     #[error("cannot start a worker: {0}")]
     Start(#[source] io::Error),
@@ -134,7 +138,8 @@ impl Server {
     /// registered every listener.
     ///
     /// # Errors
-    /// [`Error::Workers`], [`Error::Start`]; [`Error::Worker`], [`Error::Panicked`] if a worker did not get that far.
+    /// [`Error::Workers`], [`Error::Listeners`], [`Error::Start`]; [`Error::Worker`], [`Error::Panicked`] if a worker
+    /// did not get that far.
     pub fn start<S, F>(config: Config, listeners: Vec<Listener>, service: F) -> Result<Self, Error>
     where
         S: Service + 'static,
@@ -179,10 +184,14 @@ impl Server {
         if !(1..=WORKERS_MAX).contains(&count) {
             return Err(Error::Workers(count));
         }
+        if listeners.len() > LISTENERS_MAX {
+            return Err(Error::Listeners);
+        }
         let mailboxes: Result<Vec<_>, _> = (0..count).map(|_| Mailbox::new().map(Arc::new)).collect();
         let gate = Arc::new(Gate::new(config.limits, config.access, Instant::now()));
         let mailboxes = mailboxes.map_err(Error::Start)?.into();
-        let handle = Handle { mailboxes, gate: Arc::clone(&gate), ending: Arc::default() };
+        let listeners_so_far = Arc::new(AtomicUsize::new(listeners.len()));
+        let handle = Handle { mailboxes, gate: Arc::clone(&gate), ending: Arc::default(), listeners: listeners_so_far };
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let ended = Arc::new(ended.map_err(|errno| Error::Start(errno.into()))?);
         let epolls: Result<Vec<_>, _> = (0..count).map(|_| Epoll::new()).collect();
@@ -294,6 +303,8 @@ pub struct Handle {
     mailboxes: Arc<[Arc<Mailbox>]>,
     gate: Arc<Gate>,
     ending: Arc<AtomicBool>,
+    /// Listeners there have been.
+    listeners: Arc<AtomicUsize>,
 }
 
 impl Handle {
@@ -344,7 +355,56 @@ impl Handle {
     pub fn drain(&self, timeout: Duration) {
         self.ending.store(true, Ordering::Relaxed);
         let until = Instant::now() + timeout;
-        self.tell_all(|| Message::Drain { until });
+        self.tell_all(|| Message::Drain { until, parcels: None });
+    }
+
+    /// As [`drain`](Self::drain), but connections whose sessions the service can [`pack`](Service::pack) are not
+    /// finished: they come out of the receiver, packed, for [`resume`](Self::resume) of another server. Those whom the
+    /// kernel had accepted already are among them. The receiver ends when the server has ended.
+    #[must_use]
+    pub fn hand_over(&self, timeout: Duration) -> Receiver<Vec<Parcel>> {
+        self.ending.store(true, Ordering::Relaxed);
+        let until = Instant::now() + timeout;
+        let (parcels, receiver) = channel();
+        self.tell_all(|| Message::Drain { until, parcels: Some(parcels.clone()) });
+        receiver
+    }
+
+    /// Goes on with a connection that [`hand_over`](Self::hand_over) took out of another server. It is given to the
+    /// worker with the fewest, and passes no limit and no access list: it was let in before. If the service cannot
+    /// [`unpack`](Service::unpack) it, it is closed and counted as refused.
+    ///
+    /// # Errors
+    /// [`SendError::Ended`]; the connection is closed.
+    pub fn resume(&self, parcel: Parcel) -> Result<(), SendError> {
+        let fewest = self.mailboxes.iter().min_by_key(|mailbox| mailbox.load()).ok_or(SendError::Ended)?;
+        fewest.raise_load();
+        self.gate.enter_again(&parcel.state.peer);
+        fewest.leave(Message::Resume(Box::new(parcel)))
+    }
+
+    /// Accepts from one more listener, in every worker, and returns its index ([`Client::listener`](crate::Client)). A
+    /// worker that has no memory for it at the moment tries again, as after [`Service::exhausted`].
+    ///
+    /// # Errors
+    /// [`Error::Listeners`].
+    pub fn open(&self, listener: Listener) -> Result<usize, Error> {
+        let next = |count: usize| (count < LISTENERS_MAX).then_some(count + 1);
+        let taken = self.listeners.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let index = taken.map_err(|_| Error::Listeners)?;
+        self.open_again(index, listener);
+        Ok(index)
+    }
+
+    /// As [`open`](Self::open), in the place of one that was [`shut`](Self::shut): for the same service.
+    pub fn open_again(&self, index: usize, listener: Listener) {
+        let listener = Arc::new(listener);
+        self.tell_all(|| Message::Open(index, Arc::clone(&listener)));
+    }
+
+    /// Accepts from this listener no more; who has come by it stays. It is closed when every worker has heard of it.
+    pub fn shut(&self, index: usize) {
+        self.tell_all(|| Message::Shut(index));
     }
 
     /// Other limits, timeouts and addresses from now on. Timeouts hold for the connections that are there too; the rest

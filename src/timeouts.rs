@@ -44,7 +44,7 @@ impl Timeouts {
 }
 
 /// When things happened on a connection. 32 bits of milliseconds each: only differences count, and those are short.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Notes {
     /// A byte came or went; or the connection was made.
     pub(crate) active: u32,

@@ -5,29 +5,28 @@
 //! `close-with-dup-ghost`), and an event that was fetched before its connection went finds nobody
 //! (`stale-event-in-batch`).
 
+mod doors;
+mod leaving;
+
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use socket2::Socket;
-
-use crate::client::{Client, ConnectionId, Peer};
-use crate::connection::{Connection, Phase};
+use self::doors::Door;
+use crate::client::ConnectionId;
 use crate::deadline::Deadlines;
 use crate::exchange::{Discipline, Member, Turn};
-use crate::gate::{Gate, Over};
-use crate::limits::{
-    ACCEPT_BUDGET, ACCEPT_PAUSE_MS, DRAIN_QUIET_MS, EVENTS_PER_WAIT, LOAD_SLACK, MAILBOX_BUDGET, SLOTS_MAX,
-    WAIT_FAILURES_MAX,
-};
-use crate::listener::{Listener, Refusal, somaxconn};
+use crate::gate::Gate;
+use crate::limits::{ACCEPT_PAUSE_MS, EVENTS_PER_WAIT, LOAD_SLACK, MAILBOX_BUDGET, SLOTS_MAX, WAIT_FAILURES_MAX};
+use crate::listener::Listener;
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::ListenerCounters;
+use crate::parcel::Parcel;
 use crate::service::{End, Service};
 use crate::slab::{Slab, Token};
 use crate::sys::epoll::{self, Epoll, Event, Events, Interest, Mode, Timeout};
-use crate::sys::net::NonBlocking;
 use crate::timeouts::{Tick, Timeouts};
 use crate::trace::Trace;
 
@@ -67,16 +66,6 @@ const KEY_SWEEP: u32 = 1;
 const KEY_STOP: u32 = 2;
 const KEYS: u32 = 3;
 
-/// A listener as this worker sees it.
-#[derive(Debug)]
-struct Door {
-    listener: Arc<Listener>,
-    /// Out of the epoll set, because descriptors or memory have run out.
-    rests: bool,
-    /// In the run queue.
-    queued: bool,
-}
-
 /// How the worker stands to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -91,9 +80,8 @@ enum State {
 pub(crate) struct Worker<S: Service, D, T> {
     epoll: Epoll,
     members: Slab<Member<S::Session>>,
-    doors: Vec<Door>,
-    /// How many of the first doors stay open while the worker drains.
-    side_doors: usize,
+    /// By the index of the listener; `None` where there is none any more.
+    doors: Vec<Option<Door>>,
     deadlines: Deadlines,
     /// What can go on without another event: connections (each at most once, those that say `queued`), listeners, the
     /// mailbox. By the same 64 bits as events.
@@ -108,6 +96,8 @@ pub(crate) struct Worker<S: Service, D, T> {
     mailboxes: Arc<[Arc<Mailbox>]>,
     turn: Turn<S, T>,
     state: State,
+    /// Where connections go that another process takes over, while draining.
+    parcels: Option<Sender<Vec<Parcel>>>,
     /// Waits that have failed since the last one that did not.
     failed_waits: u32,
     number: u16,
@@ -129,13 +119,12 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let now = Instant::now();
         // RULE(eventfd-waker-et-needs-no-read): each write is an edge; nobody reads.
         epoll.add(mailboxes[number as usize].waker(), WAKER, Interest::READ, Mode::EDGE)?;
-        let door = |listener: &Arc<Listener>| Door { listener: Arc::clone(listener), rests: true, queued: false };
+        let door = |listener: &Arc<Listener>| Some(Door::new(Arc::clone(listener)));
         let nobody = ConnectionId { worker: number, token: Token::from_bits(WAKER) };
         let mut worker = Self {
             epoll,
             members: Slab::new(),
             doors: listeners.iter().map(door).collect(),
-            side_doors: listeners.iter().take_while(|listener| listener.stays_while_draining()).count(),
             deadlines: Deadlines::new(now),
             run_queue: VecDeque::new(),
             timeouts,
@@ -145,6 +134,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             mailboxes,
             turn: Turn::new(service, trace, now, nobody),
             state: State::Serving,
+            parcels: None,
             failed_waits: 0,
             number,
             discipline: PhantomData,
@@ -176,6 +166,10 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         turn.counters.open = self.members.len() as u64;
         turn.counters.run_queue = self.run_queue.len() as u64;
         self.mailboxes[self.number as usize].publish(&turn.counters, &mut turn.tally);
+    }
+
+    fn is_serving(&self) -> bool {
+        self.state == State::Serving
     }
 
     fn mailbox(&self) -> &Mailbox {
@@ -300,7 +294,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 WAKER => self.read_mail(),
                 data if data & LISTENER != 0 => {
                     let index = (data ^ LISTENER) as usize;
-                    self.doors[index].queued = false;
+                    if let Some(Some(door)) = self.doors.get_mut(index) {
+                        door.queued = false;
+                    }
                     self.accept(index)?;
                 }
                 data => {
@@ -359,118 +355,22 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         }
     }
 
-    /// Accepts until the queue is empty or the budget is spent; what is left is accepted in the next turn.
-    // RULE(et-single-accept-strands)
-    fn accept(&mut self, index: usize) -> Result<(), Error> {
-        let mut taken = 0;
-        for _ in 0..ACCEPT_BUDGET {
-            if self.doors.get(index).is_none_or(|door| door.rests) {
-                return Ok(());
-            }
-            match self.doors[index].listener.accept(self.number) {
-                Ok((socket, peer)) => {
-                    taken += 1;
-                    self.place(index, socket, peer);
-                }
-                Err(Refusal::Empty) => {
-                    self.turn.trace.not_accepted(index, libc::EAGAIN);
-                    return Ok(());
-                }
-                Err(Refusal::Next) => {}
-                Err(Refusal::Resources(errno)) => {
-                    self.turn.trace.not_accepted(index, errno);
-                    self.turn.service.exhausted(index, errno);
-                    self.rest(index);
-                    return Ok(());
-                }
-                Err(Refusal::Broken(errno)) => {
-                    return Err(Error::Listener {
-                        address: self.doors[index].listener.address().to_string(),
-                        source: std::io::Error::from_raw_os_error(errno),
-                    });
-                }
-            }
-        }
-        if taken == 0 {
-            // A security module that forbids an accept leaves the connection in the queue, to be refused again: a spin.
-            self.rest(index);
-        }
-        let door = &mut self.doors[index];
-        if D::LISTENER_MUST_RETURN && !door.queued && !door.rests {
-            door.queued = true;
-            self.run_queue.push_back(LISTENER | index as u64);
-        }
-        Ok(())
-    }
-
-    /// Gives a new connection to the worker that has the fewest: to this one, if the difference is small.
-    fn place(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
-        if let Err(over) = self.gate.enter(&peer, self.turn.now) {
-            let counters = &mut self.turn.counters;
-            *match over {
-                Over::Connections => &mut counters.over_connections,
-                Over::PerIp => &mut counters.over_per_ip,
-                Over::Rate => &mut counters.over_rate,
-                Over::Denied => &mut counters.denied,
-                Over::Buffered => &mut counters.over_buffered,
-            } += 1;
-            return self.turn.trace.turned_away(listener, &peer);
-        }
-        let least = self.mailboxes.iter().min_by_key(|mailbox| mailbox.load()).filter(|mailbox| {
-            self.state == State::Serving && mailbox.load().saturating_add(self.slack) < self.mailbox().load()
-        });
-        if let Some(other) = least {
-            other.raise_load();
-            match other.try_leave(Message::Adopt(socket, peer, listener)) {
-                Ok(()) => {}
-                // It is ending: this worker is too, or will be soon, but until then it serves.
-                Err((_, Message::Adopt(socket, ..))) => {
-                    other.lower_load();
-                    self.mailbox().raise_load();
-                    self.admit(listener, socket, peer);
-                }
-                Err(_) => unreachable!("the message that comes back is the one that was left"),
-            }
-        } else {
-            self.mailbox().raise_load();
-            self.admit(listener, socket, peer);
-        }
-    }
-
-    /// Registers a new connection and opens it for the service.
-    fn admit(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
-        self.turn.counters.accepted += 1;
-        self.turn.tally.listener(listener).accepted += 1;
-        let registered = self
-            .members
-            .next_token()
-            .filter(|token| self.epoll.add_nonblocking(&socket, token.to_bits(), D::FIRST_INTEREST, D::MODE).is_ok());
-        let Some(token) = registered else {
-            // No memory, or max_user_watches: this one has to go, and the next ones wait in the queue.
-            self.turn.counters.refused += 1;
-            self.turn.counters.closed += 1;
-            self.turn.tally.listener(listener).refused += 1;
-            self.mailbox().lower_load();
-            self.gate.leave(&peer);
-            self.rest(listener);
-            return;
-        };
-        self.turn.tally.listener(listener).open += 1;
-        let client = Client { id: ConnectionId { worker: self.number, token }, peer, listener };
-        self.turn.trace.accepted(&client);
-        self.turn.trace.registered(client.id, D::FIRST_INTEREST, D::MODE, true);
-        let session = self.turn.service.open(&client);
-        let connection =
-            Connection::new(socket, peer != Peer::UNIX, D::FIRST_INTEREST, listener as u16, self.turn.tick);
-        let inserted = self.members.insert(Member { connection, session, peer });
-        debug_assert_eq!(inserted.ok(), Some(token));
-        self.drive(token);
-    }
-
     /// Takes a connection away.
     // RULE(close-with-dup-ghost): DEL before close, always.
     fn close(&mut self, token: Token, end: End) {
-        let Some(member) = self.members.remove(token) else { return };
+        let Some(member) = self.remove(token, end) else { return };
+        let client = member.client(ConnectionId { worker: self.number, token });
+        self.turn.service.close(member.session, &client, end);
+        drop(member.connection);
+        // A descriptor is free: whoever could not be accepted can be now.
+        if self.any_door_rests() {
+            self.deadlines.set(KEY_ACCEPT, self.turn.now);
+        }
+    }
+
+    /// Takes it out of everything that knows it; only the service is not told.
+    fn remove(&mut self, token: Token, end: End) -> Option<Member<S::Session>> {
+        let member = self.members.remove(token)?;
         let _ = self.epoll.delete(member.connection.socket());
         self.deadlines.clear(token.slot() + KEYS);
         self.mailbox().lower_load();
@@ -478,57 +378,21 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         self.gate.keep(member.connection.counted as usize, 0);
         self.turn.counters.closed += 1;
         count_end(self.turn.tally.listener(member.connection.listener.into()), end);
-        let client = member.client(ConnectionId { worker: self.number, token });
-        self.turn.trace.closed(client.id, end);
-        self.turn.service.close(member.session, &client, end);
-        drop(member.connection);
-        // A descriptor is free: whoever could not be accepted can be now.
-        if self.doors.iter().any(|door| door.rests) {
-            self.deadlines.set(KEY_ACCEPT, self.turn.now);
-        }
-    }
-
-    /// Takes a listener out of the epoll set for a while.
-    // RULE(emfile-lt-spins)
-    // RULE(emfile-et-stalls)
-    fn rest(&mut self, index: usize) {
-        // A draining worker has none.
-        let Some(door) = self.doors.get_mut(index) else { return };
-        if !door.rests {
-            door.rests = true;
-            let _ = self.epoll.delete(door.listener.socket(self.number));
-            self.turn.counters.accept_pauses += 1;
-            self.turn.trace.paused(index, true);
-        }
-        self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
-    }
-
-    /// Puts the listeners that rest back into the epoll set, which reports at once if somebody waits
-    /// (`et-add-on-ready-fd-fires`).
-    fn open_doors(&mut self) -> Result<(), epoll::Error> {
-        for (index, door) in self.doors.iter_mut().enumerate().filter(|(_, door)| door.rests) {
-            let socket = door.listener.socket(self.number);
-            // One worker is enough for one client.
-            let shared = door.listener.is_shared() && self.mailboxes.len() > 1;
-            let mode = if shared { D::MODE.exclusive() } else { D::MODE };
-            match self.epoll.add_nonblocking(socket, LISTENER | index as u64, Interest::READ, mode) {
-                Ok(()) => {
-                    door.rests = false;
-                    self.turn.trace.paused(index, false);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.turn.trace.closed(ConnectionId { worker: self.number, token }, end);
+        Some(member)
     }
 
     fn read_mail(&mut self) {
         let mail = self.mailbox().take(MAILBOX_BUDGET);
         self.turn.trace.mail(mail.messages.len());
         self.turn.counters.messages += mail.messages.len() as u64;
+        let mut drain = None;
         for message in mail.messages {
             match message {
                 Message::Adopt(socket, peer, listener) => self.admit(listener, socket, peer),
+                Message::Resume(parcel) => self.resume(*parcel),
+                Message::Open(index, listener) => self.open_door(index, listener),
+                Message::Shut(index) => self.shut_door(index),
                 Message::Send(token, bytes) => self.deliver(token, &bytes),
                 Message::Broadcast(bytes) => {
                     let everyone: Vec<Token> = self.members.tokens().collect();
@@ -539,9 +403,14 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 Message::Close(token) => self.close(token, End::Closed),
                 Message::Timeouts(timeouts) => self.set_timeouts(timeouts),
                 Message::Ping => self.mailbox().pong(),
-                Message::Drain { until } => self.drain(until),
+                Message::Drain { until, parcels } => drain = Some((until, parcels)),
                 Message::Stop => self.stop(),
             }
+        }
+        // Behind the connections that came in the same batch: a worker that found nobody and an empty mailbox ended
+        // with them in its hands.
+        if let Some((until, parcels)) = drain {
+            self.drain(until, parcels);
         }
         if mail.more {
             self.run_queue.push_back(WAKER);
@@ -574,84 +443,6 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             self.turn.service.undelivered(ConnectionId { worker: self.number, token }, bytes);
         }
     }
-
-    /// Accepts nobody any more, and lets those that are there finish: each is ended when it has fallen silent with
-    /// nothing due. Clients that the kernel had accepted for us already are served too.
-    // RULE(listener-close-resets-queue)
-    fn drain(&mut self, until: Instant) {
-        if self.state != State::Serving {
-            return;
-        }
-        // From here on nothing is handed on: the counters tell what comes out of the queues.
-        let now = self.turn.now;
-        self.state = State::Draining { firm: now + until.saturating_duration_since(now) / 2 };
-        for index in self.side_doors..self.doors.len() {
-            for _ in 0..=somaxconn() as usize / ACCEPT_BUDGET {
-                let before = self.turn.counters.came();
-                if self.accept(index).is_err() || self.turn.counters.came() == before {
-                    break;
-                }
-            }
-            if !self.doors[index].rests {
-                let _ = self.epoll.delete(self.doors[index].listener.socket(self.number));
-            }
-        }
-        self.doors.truncate(self.side_doors);
-        let doors = LISTENER..LISTENER + self.doors.len() as u64;
-        self.run_queue.retain(|data| *data == WAKER || data & LISTENER == 0 || doors.contains(data));
-        if !self.doors.iter().any(|door| door.rests) {
-            self.deadlines.clear(KEY_ACCEPT);
-        }
-        self.deadlines.set(KEY_STOP, until);
-        self.sweep();
-    }
-
-    /// Ends the connections that have been silent since the last sweep.
-    fn sweep(&mut self) {
-        let State::Draining { firm } = self.state else { return };
-        let firm = self.turn.now >= firm;
-        let everyone: Vec<Token> = self.members.tokens().collect();
-        // Clients of listeners that stay are served to the end, and not waited for.
-        let mut staying = 0;
-        for token in everyone {
-            let Some(member) = self.members.get_mut(token) else { continue };
-            if usize::from(member.connection.listener) < self.side_doors {
-                staying += 1;
-                continue;
-            }
-            let connection = &mut member.connection;
-            let was_active = std::mem::take(&mut connection.active);
-            if connection.phase == Phase::Open && nothing_is_due(connection, was_active && !firm) {
-                self.with(token, |turn, member| {
-                    turn.finish(member);
-                    turn.drive::<D>(member)
-                });
-            }
-        }
-        // A connection that another worker has handed on may still be in the mailbox.
-        self.mailbox().set_drained(self.members.len() == staying);
-        // Whoever watches the server is answered by every worker as long as any of them has clients.
-        let done = if self.doors.is_empty() { self.mailbox().is_drained() } else { self.all_drained() };
-        if done && self.mailbox().end_if_empty() {
-            self.stop();
-        } else {
-            let soon = self.turn.now + Duration::from_millis(DRAIN_QUIET_MS);
-            self.deadlines.set(KEY_SWEEP, soon);
-        }
-    }
-
-    fn all_drained(&self) -> bool {
-        self.mailboxes.iter().all(|mailbox| mailbox.is_drained())
-    }
-
-    /// Ends everything now.
-    fn stop(&mut self) {
-        let everyone: Vec<Token> = self.members.tokens().collect();
-        for token in everyone {
-            self.close(token, End::Stopped);
-        }
-        self.state = State::Stopped;
-    }
 }
 
 /// Sets the reminder of a connection, unless an earlier one is set: then it will be looked at again anyway. So a
@@ -677,6 +468,7 @@ fn count_end(counters: &mut ListenerCounters, end: End) {
         End::OverBuffered => &mut counters.over_buffered,
         End::Closed => &mut counters.closed,
         End::Stopped => &mut counters.stopped,
+        End::Moved => &mut counters.moved,
     } += 1;
 }
 
@@ -684,13 +476,4 @@ fn count_end(counters: &mut ListenerCounters, end: End) {
 fn is_ours(error: epoll::Error) -> bool {
     let errno = error.errno();
     [libc::EBADF, libc::EFAULT, libc::EINVAL, libc::EEXIST, libc::ENOENT, libc::EPERM, libc::ELOOP].contains(&errno)
-}
-
-/// Whether everything that the client may expect has been sent.
-fn nothing_is_due(connection: &Connection, may_send_more: bool) -> bool {
-    if connection.producing {
-        // Endless by nature: what it has written goes out, more is not due.
-        return true;
-    }
-    !may_send_more && connection.alarm.is_none() && connection.output.is_none() && connection.unread_in_kernel() == 0
 }

@@ -37,10 +37,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("listener", &["sys", "client"]),
     ("connection", &["sys", "buffer", "timeouts"]),
     ("trace", &["sys", "client", "service"]),
+    ("parcel", &["sys", "buffer", "client", "connection", "timeouts"]),
     ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace", "timeouts"]),
     ("level", &["sys", "connection", "exchange"]),
     ("edge", &["sys", "connection", "exchange"]),
-    ("mailbox", &["metrics", "sys", "slab", "client", "timeouts"]),
+    ("mailbox", &["metrics", "sys", "slab", "client", "timeouts", "listener", "parcel"]),
     ("worker", BELOW_THE_WORKER),
     ("server", BELOW_THE_SERVER),
 ];
@@ -61,11 +62,12 @@ const BELOW_THE_WORKER: &[&str] = &[
     "trace",
     "exchange",
     "mailbox",
+    "parcel",
 ];
 /// Not `connection` and not `slab`: what happens on one connection is its worker's affair.
 const BELOW_THE_SERVER: &[&str] = &[
     "metrics", "sys", "client", "access", "service", "listener", "trace", "exchange", "level", "edge", "mailbox",
-    "worker", "timeouts", "gate",
+    "worker", "timeouts", "gate", "parcel",
 ];
 
 /// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.

@@ -1,5 +1,7 @@
 //! Chargen (RFC 864): characters for ever, as fast as the client takes them.
 
+use std::time::Instant;
+
 use super::{Next, Service};
 use crate::buffer::{Input, Output};
 use crate::client::Client;
@@ -60,5 +62,14 @@ impl Service for Chargen {
 
     fn eof(&mut self, _: &mut u8, _: &mut Input<'_>, _: &mut Output<'_>) -> Next {
         Next::More
+    }
+
+    fn pack(&self, line: &u8, _: Instant) -> Option<Vec<u8>> {
+        Some(vec![*line])
+    }
+
+    fn unpack(&mut self, _: &Client, packed: &[u8], _: Instant) -> Option<u8> {
+        let [line] = packed else { return None };
+        Some(*line).filter(|&line| usize::from(line) < CHARACTERS)
     }
 }

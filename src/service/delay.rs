@@ -71,7 +71,7 @@ impl Service for Delay {
     }
 
     fn data(&mut self, delayed: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
-        let fresh = input.len() - delayed.marked;
+        let fresh = input.len().saturating_sub(delayed.marked);
         if fresh > 0 {
             let at = self.due(output.now());
             match delayed.due.back_mut() {
@@ -89,5 +89,26 @@ impl Service for Delay {
 
     fn eof(&mut self, delayed: &mut Self::Session, _: &mut Input<'_>, _: &mut Output<'_>) -> Next {
         if delayed.due.is_empty() { Next::Finish } else { Next::More }
+    }
+
+    /// Pairs of nanoseconds from now on and bytes, each of 8 bytes, little-endian.
+    fn pack(&self, delayed: &Self::Session, now: Instant) -> Option<Vec<u8>> {
+        let pair = |&(at, count): &(Instant, usize)| {
+            let nanos = u64::try_from(at.saturating_duration_since(now).as_nanos()).unwrap_or(u64::MAX);
+            [nanos, count as u64].map(u64::to_le_bytes).concat()
+        };
+        Some(delayed.due.iter().flat_map(pair).collect())
+    }
+
+    fn unpack(&mut self, _: &Client, packed: &[u8], now: Instant) -> Option<Self::Session> {
+        let (numbers, []) = packed.as_chunks::<8>() else { return None };
+        let mut delayed = Box::new(Delayed::default());
+        for pair in numbers.chunks(2) {
+            let [nanos, count] = pair else { return None };
+            let count = usize::try_from(u64::from_le_bytes(*count)).ok()?;
+            delayed.marked = delayed.marked.checked_add(count)?;
+            delayed.due.push_back((now.checked_add(Duration::from_nanos(u64::from_le_bytes(*nanos)))?, count));
+        }
+        Some(delayed)
     }
 }

@@ -1,5 +1,7 @@
 //! Frames: a length of four bytes, big-endian, then as many bytes of payload. What Erlang calls `{packet, 4}`.
 
+use std::time::Instant;
+
 use super::{Next, Service};
 use crate::buffer::{Input, Output};
 use crate::client::Client;
@@ -75,6 +77,22 @@ impl Service for Frames {
 
     fn input_limit(&self, _: &Self::Session) -> usize {
         HEADER + self.limit as usize
+    }
+
+    /// Nothing, or the frame that was too long.
+    fn pack(&self, session: &Self::Session, _: Instant) -> Option<Vec<u8>> {
+        Some(match session {
+            Ok(()) => Vec::new(),
+            Err(FrameError { announced, limit }) => [announced.to_le_bytes(), limit.to_le_bytes()].concat(),
+        })
+    }
+
+    fn unpack(&mut self, _: &Client, packed: &[u8], _: Instant) -> Option<Self::Session> {
+        if packed.is_empty() {
+            return Some(Ok(()));
+        }
+        let ([announced, limit], []) = packed.as_chunks() else { return None };
+        Some(Err(FrameError { announced: u32::from_le_bytes(*announced), limit: u32::from_le_bytes(*limit) }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Log: tells who came, what was received and who went. Nothing is answered.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{End, Next, Service};
 use crate::buffer::{Input, Output};
@@ -81,5 +81,13 @@ impl<F: FnMut(LogLine<'_>) -> bool> Service for Log<F> {
 
     fn close(&mut self, (): (), client: &Client, end: End) {
         (self.tell)(LogLine::Offline(client.peer, end));
+    }
+
+    fn pack(&self, (): &(), _: Instant) -> Option<Vec<u8>> {
+        Some(Vec::new())
+    }
+
+    fn unpack(&mut self, _: &Client, packed: &[u8], _: Instant) -> Option<()> {
+        packed.is_empty().then_some(())
     }
 }

@@ -68,6 +68,9 @@ pub enum End {
     Closed,
     /// The server stopped before the connection was done.
     Stopped,
+    /// It is not over: another process goes on with it ([`Handle::hand_over`](crate::Handle::hand_over)).
+    /// [`Service::close`] is not called.
+    Moved,
 }
 
 /// A protocol.
@@ -129,6 +132,21 @@ pub trait Service {
     /// The connection is over.
     fn close(&mut self, session: Self::Session, client: &Client, end: End) {
         let _ = (session, client, end);
+    }
+
+    /// What another process needs to know to go on with this session, as bytes. `None`, which is what it says if it is
+    /// not implemented: nobody else can, so the connection is drained instead.
+    fn pack(&self, session: &Self::Session, now: Instant) -> Option<Vec<u8>> {
+        let _ = (session, now);
+        None
+    }
+
+    /// The session that another process packed, perhaps of an older version of the program. In place of
+    /// [`open`](Self::open): input that was not consumed, output that was not sent and the timer are there as they
+    /// were. `None`: these bytes make no sense here; the connection is closed, and counts as refused.
+    fn unpack(&mut self, client: &Client, packed: &[u8], now: Instant) -> Option<Self::Session> {
+        let _ = (client, packed, now);
+        None
     }
 
     /// How many bytes of input the loop keeps for this connection while the service does not consume them; at that the

@@ -4,6 +4,7 @@
 //! HAProxy, `doc/proxy-protocol.txt`, of 2020-03-05; its sections are named below.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
 
 use super::{End, Next, Service};
 use crate::buffer::{Input, Output};
@@ -357,6 +358,27 @@ impl<S: Service, F: FnMut(Peer, ProxyError)> Service for Proxied<S, F> {
             ProxiedSession::Waiting => PROXY_HEADER_MAX_BYTES,
             ProxiedSession::Open(_, inner) => self.inner.input_limit(inner),
         }
+    }
+
+    /// The client's address and a line feed, before what the inner service packs; nothing but the line feed while the
+    /// header is not whole (what there is of it is input).
+    fn pack(&self, session: &Self::Session, now: Instant) -> Option<Vec<u8>> {
+        Some(match session {
+            ProxiedSession::Waiting => b"\n".to_vec(),
+            ProxiedSession::Open(peer, inner) => {
+                [format!("{peer}\n").into_bytes(), self.inner.pack(inner, now)?].concat()
+            }
+        })
+    }
+
+    fn unpack(&mut self, client: &Client, packed: &[u8], now: Instant) -> Option<Self::Session> {
+        let end = packed.iter().position(|&byte| byte == b'\n')?;
+        let peer = match std::str::from_utf8(&packed[..end]).ok()? {
+            "" => return (end + 1 == packed.len()).then_some(ProxiedSession::Waiting),
+            address => Peer::parse(address)?,
+        };
+        let inner = self.inner.unpack(&Client { peer, ..*client }, &packed[end + 1..], now)?;
+        Some(ProxiedSession::Open(peer, inner))
     }
 
     fn exhausted(&mut self, listener: usize, errno: i32) {

@@ -3,11 +3,12 @@
 //! [`epoll`] is a safe, thin door to the three epoll system calls; [`net`] holds what nix and socket2
 //! lack for sockets. Both take [`AsFd`](std::os::fd::AsFd), never a bare number, so a descriptor that
 //! was already closed cannot be named by mistake. [`inherited`] is for those that have only a number:
-//! what the parent process left open.
+//! what the parent process left open; [`passing`] for those that come over a socket.
 
 pub mod epoll;
 pub mod inherited;
 pub mod net;
+pub mod passing;
 
 use std::io;
 

@@ -74,7 +74,7 @@ impl Exposition {
             page.family(name, kind, help);
             self.each(workers, number, |labels, value| page.sample(name, labels, value));
         }
-        let reasons: [(&str, Number); 10] = [
+        let reasons: [(&str, Number); 11] = [
             ("finished", |c| c.finished),
             ("lingered", |c| c.lingered),
             ("broken", |c| c.broken),
@@ -85,6 +85,7 @@ impl Exposition {
             ("over_buffered", |c| c.over_buffered),
             ("closed", |c| c.closed),
             ("stopped", |c| c.stopped),
+            ("moved", |c| c.moved),
         ];
         let name = "eagain_connections_closed_total";
         page.family(name, "counter", "Connections that were served and are over, by how they ended.");
