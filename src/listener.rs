@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -142,13 +143,22 @@ struct Name {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// It is not to be removed: somebody else goes on listening there.
+    stays: AtomicBool,
+}
+
+impl Name {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: file.dev(), inode: file.ino(), stays: AtomicBool::new(false) })
+    }
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
         // Only if it is still ours: a successor may have put its own socket there.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode))
-        {
+        let is_ours = |file: std::fs::Metadata| (file.dev(), file.ino()) == (self.device, self.inode);
+        if !self.stays.load(Ordering::Relaxed) && std::fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -203,8 +213,7 @@ impl Listener {
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(refused)?;
         remove_stale(path, &name)?;
         socket.bind(&name).map_err(refused)?;
-        let file = std::fs::symlink_metadata(path).map_err(refused)?;
-        let name = Name { path: path.to_owned(), device: file.dev(), inode: file.ino() };
+        let name = Name::of(path).map_err(refused)?;
         Self::listen(socket, backlog, Some(name)).map_err(refused)
     }
 
@@ -233,6 +242,19 @@ impl Listener {
         }
         Self::finish(socket, None)
             .map_err(|source| Error::Other { address: "an inherited descriptor".to_owned(), source })
+    }
+
+    /// As [`adopt`](Self::adopt), for a socket that an earlier process of this server made and kept: its name in the
+    /// file system, if it has one, is removed with it.
+    ///
+    /// # Errors
+    /// As [`adopt`](Self::adopt).
+    pub fn adopt_own(fd: OwnedFd) -> Result<Self, Error> {
+        let mut listener = Self::adopt(fd)?;
+        if let Address::Unix(path) = &listener.address {
+            listener.name = Name::of(path).ok();
+        }
+        Ok(listener)
     }
 
     fn listen(socket: Socket, backlog: u32, name: Option<Name>) -> io::Result<Self> {
@@ -293,9 +315,9 @@ impl Listener {
     }
 
     /// Leaves the name of a Unix socket in the file system: somebody else goes on listening there.
-    pub fn keep_name(&mut self) {
-        if let Some(name) = self.name.take() {
-            std::mem::forget(name);
+    pub fn keep_name(&self) {
+        if let Some(name) = &self.name {
+            name.stays.store(true, Ordering::Relaxed);
         }
     }
 }

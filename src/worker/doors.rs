@@ -34,6 +34,10 @@ impl Door {
         Self { listener, rests: true, queued: false }
     }
 
+    pub(super) fn keep_name(&self) {
+        self.listener.keep_name();
+    }
+
     pub(super) fn stays_while_draining(&self) -> bool {
         self.listener.stays_while_draining()
     }

@@ -24,10 +24,14 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let now = self.turn.now;
         self.state = State::Draining { firm: now + until.saturating_duration_since(now) / 2 };
         for index in 0..self.doors.len() {
-            let stays = self.doors[index].as_ref().is_some_and(super::Door::stays_while_draining);
-            if !stays || parcels.is_some() {
-                self.shut_door(index);
+            let Some(door) = &self.doors[index] else { continue };
+            if parcels.is_some() {
+                // The next process listens there.
+                door.keep_name();
+            } else if door.stays_while_draining() {
+                continue;
             }
+            self.shut_door(index);
         }
         self.parcels = parcels;
         self.deadlines.set(KEY_STOP, until);

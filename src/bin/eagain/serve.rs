@@ -4,29 +4,32 @@
 //! or a worker ends.
 
 mod exposition;
+mod handover;
+mod listening;
 mod metrics;
 mod narrator;
 mod scribe;
 mod services;
+mod supervisor;
 mod systemd;
 
-use std::io::Write as _;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use eagain::service::Proxied;
-use eagain::sys::epoll::{Epoll, Events, Interest, Mode};
-use eagain::{Accept, Config, Handle, Listener, Server, Service, Trigger, somaxconn};
+use eagain::sys::epoll::Epoll;
+use eagain::{Accept, Config, Handle, Listener, Parcel, Server, Service, Trigger};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use self::handover::{Arrival, Way};
+use self::listening::{Listening, Names};
 use self::narrator::Narrator;
 use self::scribe::Scribe;
 use self::services::{Any, Setting};
+use self::supervisor::Supervisor;
 use self::systemd::Manager;
-use crate::address::Address;
-use crate::cli::{self, Command, ServiceName, Stop};
+use crate::cli::{self, ServiceName};
 use crate::say::{self, Level};
 
 pub(crate) fn run(options: cli::Serve) -> ExitCode {
@@ -46,31 +49,52 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
         say::out("the options are right\n");
         return Ok(());
     }
-    // Before any thread is made, so that all of them leave the signals to this one.
-    let signals = block_signals(options.config.is_some())?;
-    raise_descriptor_limit();
     let mut manager = Manager::connect()?;
-    let (listeners, names) = listen(options)?;
-    announce(&listeners, &names);
+    // Before any thread is made, so that all of them leave the signals to this one.
+    let signals = block_signals(options.config.is_some() || manager.is_there())?;
+    raise_descriptor_limit();
+    let (listening, listeners, way) = Listening::start(options, systemd::passed()?, &manager)?;
+    let (way, arrivals) = Way::open(way, &manager)?;
+    listening.announce();
     // Before the server starts: it may take every descriptor there is for its clients.
     let epoll = Epoll::new()?;
-    epoll.add(&signals, SIGNAL, Interest::READ, Mode::LEVEL)?;
     let (scribe, writer) = Scribe::start()?;
-    let server = start(options, listeners, names, scribe.clone())?;
-    epoll.add(&server, ENDED, Interest::READ, Mode::LEVEL)?;
+    let server = start(options, listeners, listening.names(), scribe.clone())?;
+    welcome(arrivals, &server, &listening, &scribe);
     manager.ready(server.handle());
-    supervise(&server, &signals, &epoll, &scribe, &mut manager, options)?;
-    drop(scribe);
-    let result = server.join();
+    let supervisor = Supervisor::new(options, server, listening, way, manager, scribe);
+    let result = supervisor.run(&epoll, &signals);
     writer.finish();
-    Ok(result?)
+    result
 }
 
-/// SIGHUP is a reload where there is a file to read, and else what it always is: the terminal has gone.
+/// Goes on with the connections of the process before this one.
+fn welcome(arrivals: Vec<Arrival>, server: &Server, listening: &Listening, scribe: &Scribe) {
+    let (mut taken, mut lost) = (0_usize, 0_usize);
+    for Arrival { label, socket, state } in arrivals {
+        let parcel = listening.find(&label).and_then(|index| Parcel::from_parts(index, socket, &state).ok());
+        match parcel.map(|parcel| server.handle().resume(parcel)) {
+            Some(Ok(())) => taken += 1,
+            _ => lost += 1,
+        }
+    }
+    if taken > 0 {
+        scribe.tell(Level::Notice, format_args!("{taken} connections go on that the process before this one had"));
+    }
+    if lost > 0 {
+        let why = "their service is not offered any more, or another version had them";
+        scribe
+            .tell(Level::Warning, format_args!("{lost} connections of the process before this one are closed: {why}"));
+    }
+}
+
+/// SIGHUP is a reload where there is a file to read or a manager to answer, and else what it always is: the terminal
+/// has gone.
 fn block_signals(reload: bool) -> Result<SignalFd, Failure> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
+    set.add(Signal::SIGUSR1);
     if reload {
         set.add(Signal::SIGHUP);
     }
@@ -90,60 +114,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Takes the listeners that are passed, and binds the others, before anything is announced: a server that cannot have
-/// them all does not start.
-fn listen(options: &cli::Serve) -> Result<(Vec<Listener>, Vec<ServiceName>), Failure> {
-    let limit = somaxconn();
-    let backlog = options.backlog.map_or(limit, |asked| asked.unsigned_abs());
-    if backlog > limit {
-        say::warning(format_args!(
-            "the kernel cuts --backlog {backlog} to {limit}: raise net.core.somaxconn \
-             (sysctl -w net.core.somaxconn={backlog})"
-        ));
-    }
-    // First, as those that stay while the server drains do: whoever watches it watches that too.
-    let mut listeners = Vec::new();
-    for listener in options.metrics.iter().map(|address| listen_on(address, backlog, options)) {
-        listeners.extend(listener?.into_iter().map(|one| (ServiceName::Metrics, one.stay_while_draining())));
-    }
-    let inherited = systemd::sockets()?;
-    let default = if inherited.is_empty() { cli::default_listeners() } else { Vec::new() };
-    listeners.extend(inherited);
-    for (service, address) in if options.listen.is_empty() { &default } else { &options.listen } {
-        listeners.extend(listen_on(address, backlog, options)?.into_iter().map(|listener| (*service, listener)));
-    }
-    Ok(listeners.into_iter().map(|(service, listener)| (listener, service)).unzip())
-}
-
-fn listen_on(address: &Address, backlog: u32, options: &cli::Serve) -> Result<Vec<Listener>, Failure> {
-    let tcp = |&address: &SocketAddr| match options.accept {
-        cli::Accept::Reuseport => Listener::tcp_reuseport(address, backlog, options.workers),
-        cli::Accept::Handoff | cli::Accept::Exclusive => Listener::tcp(address, backlog),
-    };
-    Ok(match address {
-        Address::Tcp(addresses) => addresses.iter().map(tcp).collect::<Result<_, _>>()?,
-        Address::Unix(path) => vec![Listener::unix(path, backlog)?],
-        Address::Abstract(name) => vec![Listener::unix_abstract(name, backlog)?],
-    })
-}
-
-/// One line on stdout for each listener: scripts wait for it, and read the port from it.
-fn announce(listeners: &[Listener], names: &[ServiceName]) {
-    let mut stdout = std::io::stdout().lock();
-    for (listener, name) in listeners.iter().zip(names) {
-        let written = writeln!(stdout, "listening {name} {}", listener.address()).and_then(|()| stdout.flush());
-        if let Err(error) = written {
-            return say::warning(format_args!("cannot write to stdout: {}", say::reason(&error)));
-        }
-    }
-}
-
-fn start(
-    options: &cli::Serve,
-    listeners: Vec<Listener>,
-    names: Vec<ServiceName>,
-    scribe: Scribe,
-) -> Result<Server, Failure> {
+fn start(options: &cli::Serve, listeners: Vec<Listener>, names: Names, scribe: Scribe) -> Result<Server, Failure> {
     let trigger = if options.edge_triggered { Trigger::Edge } else { Trigger::Level };
     let config = Config {
         trigger,
@@ -162,8 +133,8 @@ fn start(
         if options.workers == 1 { "" } else { "s" },
     ));
     let refused = scribe.clone();
-    let is_direct = |&index: &usize| setting.names[index] == ServiceName::Metrics;
-    let direct: Vec<usize> = (0..setting.names.len()).filter(is_direct).collect();
+    let all = setting.names.all();
+    let direct: Vec<usize> = (0..all.len()).filter(|&index| all[index] == ServiceName::Metrics).collect();
     let service = move |handle: &Handle| Any::new(&setting, scribe.clone(), handle);
     if !options.proxy_protocol {
         return launch(config, listeners, service, options.trace);
@@ -189,74 +160,4 @@ fn launch<S: Service + 'static>(
     } else {
         Server::start(config, listeners, service)?
     })
-}
-
-const SIGNAL: u64 = 0;
-const ENDED: u64 = 1;
-
-/// Returns when the workers have ended, or are about to. The first signal drains, the second one stops.
-fn supervise(
-    server: &Server,
-    signals: &SignalFd,
-    epoll: &Epoll,
-    scribe: &Scribe,
-    manager: &mut Manager,
-    options: &cli::Serve,
-) -> Result<(), Failure> {
-    let mut events = Events::with_capacity(2);
-    let mut drain_timeout = options.drain_timeout;
-    let mut draining = false;
-    loop {
-        epoll.wait(&mut events, manager.timeout())?;
-        manager.tick(server.handle(), scribe);
-        if events.iter().any(|event| event.data() == ENDED) {
-            return Ok(());
-        }
-        while let Some(signal) = signals.read_signal()? {
-            let name = Signal::try_from(signal.ssi_signo as i32).map_or("signal", Signal::as_str);
-            if name == Signal::SIGHUP.as_str() {
-                match reload(options) {
-                    Ok(new) => {
-                        drain_timeout = new.drain_timeout;
-                        server.handle().reconfigure(new.limits, new.timeouts, new.access);
-                        scribe
-                            .tell(Level::Notice, "reloaded: limits, timeouts and addresses are those of the file now");
-                    }
-                    Err(why) => scribe.tell(Level::Error, format_args!("not reloaded, nothing is changed: {why}")),
-                }
-                continue;
-            }
-            if draining {
-                scribe.tell(Level::Notice, format_args!("{name} again: stopping now"));
-                server.handle().shutdown();
-                return Ok(());
-            }
-            draining = true;
-            scribe.tell(Level::Notice, format_args!("{name}: draining, for {drain_timeout:?} at the most"));
-            manager.stopping();
-            server.handle().drain(drain_timeout);
-        }
-    }
-}
-
-/// Reads the options again, as at the start: the command line, and the file that it names.
-fn reload(old: &cli::Serve) -> Result<cli::Serve, String> {
-    let new = match cli::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Serve(new)) => new,
-        Ok(_) => return Err("the command line is not that of serve".to_owned()),
-        Err(Stop::Usage(why) | Stop::Failed(why) | Stop::Answered(why)) => return Err(why),
-    };
-    let fixed = [
-        ("the listeners", new.listen != old.listen),
-        ("edge-triggered", new.edge_triggered != old.edge_triggered),
-        ("workers", new.workers != old.workers),
-        ("accept", new.accept != old.accept),
-        ("backlog", new.backlog != old.backlog),
-        ("max-frame", new.max_frame != old.max_frame),
-        ("delay-ms", new.delay != old.delay),
-        ("trace", new.trace != old.trace),
-        ("proxy-protocol", new.proxy_protocol != old.proxy_protocol),
-    ];
-    let changed: Vec<&str> = fixed.into_iter().filter(|&(_, changed)| changed).map(|(name, _)| name).collect();
-    if changed.is_empty() { Ok(new) } else { Err(format!("a restart is needed to change {}", changed.join(", "))) }
 }

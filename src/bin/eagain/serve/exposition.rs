@@ -11,19 +11,26 @@ use eagain::{Counters, Handle, ListenerCounters, TURN_BOUNDS, WorkerCounters};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::cli::ServiceName;
+use super::listening::Names;
+
+/// Each service, and its places among the counters of listeners.
+type Services = [(String, Vec<usize>)];
 
 /// Makes the text.
 pub(crate) struct Exposition {
     handle: Handle,
-    /// Each service, and its places among the counters of listeners.
-    services: Vec<(String, Vec<usize>)>,
+    names: Names,
     started: Option<f64>,
 }
 
 impl Exposition {
     /// `names` are the services of the listeners; `started` is when this process was, in seconds since 1970.
-    pub(crate) fn new(handle: Handle, names: &[ServiceName], started: Option<f64>) -> Self {
+    pub(crate) const fn new(handle: Handle, names: Names, started: Option<f64>) -> Self {
+        Self { handle, names, started }
+    }
+
+    fn services(&self) -> Vec<(String, Vec<usize>)> {
+        let names = self.names.all();
         let mut services: Vec<(String, Vec<usize>)> = Vec::new();
         for (slot, name) in names.iter().enumerate().take(LISTENERS_COUNTED) {
             let shared = slot + 1 == LISTENERS_COUNTED && names.len() > LISTENERS_COUNTED;
@@ -33,7 +40,7 @@ impl Exposition {
                 None => services.push((name, vec![slot])),
             }
         }
-        Self { handle, services, started }
+        services
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -47,68 +54,11 @@ impl Exposition {
         page.single("eagain_build_info", "gauge", "What runs here.", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         let draining = u8::from(self.is_draining());
         page.single("eagain_draining", "gauge", "1 from the signal to end on, 0 before.", &[], draining);
-        self.connections(&mut page, &workers);
+        connections(&mut page, &workers, &self.services());
         loops(&mut page, &workers);
         turns(&mut page, &workers);
         self.process(&mut page);
         page.0
-    }
-
-    fn connections(&self, page: &mut Page, workers: &[WorkerCounters]) {
-        type Number = fn(&ListenerCounters) -> u64;
-        let families: [(&str, &str, &str, Number); 5] = [
-            ("eagain_connections_accepted_total", "counter", "Connections accepted: open + closed + refused.", |c| {
-                c.accepted
-            }),
-            (
-                "eagain_connections_refused_total",
-                "counter",
-                "Connections closed unserved, for want of memory or room.",
-                |c| c.refused,
-            ),
-            ("eagain_connections_open", "gauge", "Connections that are there.", |c| c.open),
-            ("eagain_received_bytes_total", "counter", "Bytes received from clients.", |c| c.received_bytes),
-            ("eagain_sent_bytes_total", "counter", "Bytes that the sockets of clients took.", |c| c.sent_bytes),
-        ];
-        for (name, kind, help, number) in families {
-            page.family(name, kind, help);
-            self.each(workers, number, |labels, value| page.sample(name, labels, value));
-        }
-        let reasons: [(&str, Number); 11] = [
-            ("finished", |c| c.finished),
-            ("lingered", |c| c.lingered),
-            ("broken", |c| c.broken),
-            ("aborted", |c| c.aborted),
-            ("stuck", |c| c.stuck),
-            ("too_slow", |c| c.too_slow),
-            ("timed_out", |c| c.timed_out),
-            ("over_buffered", |c| c.over_buffered),
-            ("closed", |c| c.closed),
-            ("stopped", |c| c.stopped),
-            ("moved", |c| c.moved),
-        ];
-        let name = "eagain_connections_closed_total";
-        page.family(name, "counter", "Connections that were served and are over, by how they ended.");
-        for (reason, number) in reasons {
-            self.each(workers, number, |labels, value| {
-                page.sample(name, &[labels, &[("reason", reason)]].concat(), value)
-            });
-        }
-    }
-
-    /// Each worker and service, with its number.
-    fn each(
-        &self,
-        workers: &[WorkerCounters],
-        number: fn(&ListenerCounters) -> u64,
-        mut tell: impl FnMut(&[(&str, &str)], u64),
-    ) {
-        for (worker, counters) in workers.iter().enumerate() {
-            for (service, slots) in &self.services {
-                let value = slots.iter().map(|&slot| number(&counters.listeners[slot])).sum();
-                tell(&[("worker", &worker.to_string()), ("service", service)], value);
-            }
-        }
     }
 
     /// The names and meanings that Prometheus recommends for every process. What cannot be read is left out.
@@ -126,6 +76,63 @@ impl Exposition {
             clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok().map(|time| Duration::from(time).as_secs_f64())
         });
         tell("process_start_time_seconds", "gauge", "Start of the process, in seconds since 1970.", self.started);
+    }
+}
+
+fn connections(page: &mut Page, workers: &[WorkerCounters], services: &Services) {
+    type Number = fn(&ListenerCounters) -> u64;
+    let families: [(&str, &str, &str, Number); 5] = [
+        ("eagain_connections_accepted_total", "counter", "Connections accepted: open + closed + refused.", |c| {
+            c.accepted
+        }),
+        (
+            "eagain_connections_refused_total",
+            "counter",
+            "Connections closed unserved, for want of memory or room.",
+            |c| c.refused,
+        ),
+        ("eagain_connections_open", "gauge", "Connections that are there.", |c| c.open),
+        ("eagain_received_bytes_total", "counter", "Bytes received from clients.", |c| c.received_bytes),
+        ("eagain_sent_bytes_total", "counter", "Bytes that the sockets of clients took.", |c| c.sent_bytes),
+    ];
+    for (name, kind, help, number) in families {
+        page.family(name, kind, help);
+        each(workers, services, number, |labels, value| page.sample(name, labels, value));
+    }
+    let reasons: [(&str, Number); 11] = [
+        ("finished", |c| c.finished),
+        ("lingered", |c| c.lingered),
+        ("broken", |c| c.broken),
+        ("aborted", |c| c.aborted),
+        ("stuck", |c| c.stuck),
+        ("too_slow", |c| c.too_slow),
+        ("timed_out", |c| c.timed_out),
+        ("over_buffered", |c| c.over_buffered),
+        ("closed", |c| c.closed),
+        ("stopped", |c| c.stopped),
+        ("moved", |c| c.moved),
+    ];
+    let name = "eagain_connections_closed_total";
+    page.family(name, "counter", "Connections that were served and are over, by how they ended.");
+    for (reason, number) in reasons {
+        each(workers, services, number, |labels, value| {
+            page.sample(name, &[labels, &[("reason", reason)]].concat(), value)
+        });
+    }
+}
+
+/// Each worker and service, with its number.
+fn each(
+    workers: &[WorkerCounters],
+    services: &Services,
+    number: fn(&ListenerCounters) -> u64,
+    mut tell: impl FnMut(&[(&str, &str)], u64),
+) {
+    for (worker, counters) in workers.iter().enumerate() {
+        for (service, slots) in services {
+            let value = slots.iter().map(|&slot| number(&counters.listeners[slot])).sum();
+            tell(&[("worker", &worker.to_string()), ("service", service)], value);
+        }
     }
 }
 

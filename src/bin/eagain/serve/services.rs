@@ -7,6 +7,7 @@ use eagain::service::{Chargen, Delay, Delayed, Discard, Echo, FrameError, Frames
 use eagain::{Client, End, Handle, Input, Next, Output, Service};
 
 use super::exposition::Exposition;
+use super::listening::Names;
 use super::metrics::{Conversation, Endpoint};
 use super::scribe::Scribe;
 use crate::cli::ServiceName;
@@ -15,7 +16,7 @@ use crate::say::{self, Level};
 /// What the workers make their services of.
 pub(crate) struct Setting {
     /// The service of each listener.
-    pub(crate) names: Vec<ServiceName>,
+    pub(crate) names: Names,
     pub(crate) max_frame: u32,
     pub(crate) delay: Duration,
     /// Start of the process, in seconds since 1970.
@@ -29,7 +30,9 @@ type Tell = Box<dyn FnMut(LogLine<'_>) -> bool>;
 
 /// Every service there is.
 pub(crate) struct Any {
-    names: Vec<ServiceName>,
+    /// As they were when a client of a listener came that was new.
+    known: Vec<ServiceName>,
+    names: Names,
     scribe: Scribe,
     frames: Frames,
     delay: Delay,
@@ -61,14 +64,38 @@ impl Any {
             }
         });
         Self {
+            known: setting.names.all(),
             names: setting.names.clone(),
             scribe,
             frames: Frames::new(setting.max_frame),
             delay: Delay::new(setting.delay),
             log: Log::new(tell),
             exhausted: None,
-            metrics: Endpoint::new(Exposition::new(handle.clone(), &setting.names, setting.started)),
+            metrics: Endpoint::new(Exposition::new(handle.clone(), setting.names.clone(), setting.started)),
         }
+    }
+}
+
+impl Any {
+    fn name(&mut self, listener: usize) -> ServiceName {
+        if listener >= self.known.len() {
+            self.known = self.names.all();
+        }
+        self.known[listener]
+    }
+
+    /// The service, and what it packs.
+    fn pack_inner(&self, session: &Session, now: Instant) -> Option<(ServiceName, Vec<u8>)> {
+        Some(match session {
+            Session::Echo => (ServiceName::Echo, Echo.pack(&(), now)?),
+            Session::Discard => (ServiceName::Discard, Discard.pack(&(), now)?),
+            Session::Chargen(line) => (ServiceName::Chargen, Chargen.pack(line, now)?),
+            Session::Frames(verdict) => (ServiceName::Frames, self.frames.pack(verdict, now)?),
+            Session::Log => (ServiceName::Log, self.log.pack(&(), now)?),
+            Session::Delay(delayed) => (ServiceName::Delay, self.delay.pack(delayed, now)?),
+            // A page is short, and whoever reads it asks again.
+            Session::Metrics(_) => return None,
+        })
     }
 }
 
@@ -91,7 +118,7 @@ impl Service for Any {
     type Session = Session;
 
     fn open(&mut self, client: &Client) -> Session {
-        match self.names[client.listener] {
+        match self.name(client.listener) {
             ServiceName::Echo => Session::Echo,
             ServiceName::Discard => Session::Discard,
             ServiceName::Chargen => Session::Chargen(Chargen.open(client)),
@@ -131,6 +158,26 @@ impl Service for Any {
         if let Session::Log = session {
             self.log.close((), client, end);
         }
+    }
+
+    /// The name of the service and a line feed, before what it packs.
+    fn pack(&self, session: &Session, now: Instant) -> Option<Vec<u8>> {
+        let (name, packed) = self.pack_inner(session, now)?;
+        Some([format!("{name}\n").into_bytes(), packed].concat())
+    }
+
+    fn unpack(&mut self, client: &Client, packed: &[u8], now: Instant) -> Option<Session> {
+        let name = self.name(client.listener);
+        let packed = packed.strip_prefix(format!("{name}\n").as_bytes())?;
+        Some(match name {
+            ServiceName::Echo => Echo.unpack(client, packed, now).map(|()| Session::Echo)?,
+            ServiceName::Discard => Discard.unpack(client, packed, now).map(|()| Session::Discard)?,
+            ServiceName::Chargen => Session::Chargen(Chargen.unpack(client, packed, now)?),
+            ServiceName::Frames => Session::Frames(self.frames.unpack(client, packed, now)?),
+            ServiceName::Log => self.log.unpack(client, packed, now).map(|()| Session::Log)?,
+            ServiceName::Delay => Session::Delay(self.delay.unpack(client, packed, now)?),
+            ServiceName::Metrics => return None,
+        })
     }
 
     fn exhausted(&mut self, _: usize, errno: i32) {

@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -15,8 +15,9 @@ use std::process;
 use std::time::{Duration, Instant};
 
 use eagain::sys::epoll::Timeout;
-use eagain::sys::inherited;
-use eagain::{Handle, Listener};
+use eagain::sys::{inherited, passing};
+use eagain::{Address, Handle, Listener};
+use nix::time::{ClockId, clock_gettime};
 
 use super::Failure;
 use super::scribe::Scribe;
@@ -26,31 +27,71 @@ use crate::say::{self, Level};
 /// The number of the first descriptor that is passed (SD_LISTEN_FDS_START).
 const FIRST: RawFd = 3;
 
+/// The name of both ends of the way over a restart, in the manager's store.
+pub(crate) const WAY: &str = "handover";
+/// What the names of listeners in the store begin with.
+const KEPT: &str = "kept-";
+
 /// How long a datagram may wait for the manager to read those before it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The listening sockets that were passed to this process, by the names that they have.
-pub(crate) fn sockets() -> Result<Vec<(ServiceName, Listener)>, Failure> {
+/// What was passed to this process, by the names that it has.
+#[derive(Default)]
+pub(crate) struct Passed {
+    /// Listening sockets that the manager made.
+    pub(crate) given: Vec<(ServiceName, Listener)>,
+    /// Listening sockets that the process before this one made, and the manager has kept.
+    pub(crate) kept: Vec<(ServiceName, Listener)>,
+    /// The ends of the way that connections take over a restart: see [`Way`](super::handover::Way).
+    pub(crate) way: Vec<OwnedFd>,
+}
+
+/// Takes what was passed. One that means nothing here is an error: who has named it expects it to be served.
+pub(crate) fn passed() -> Result<Passed, Failure> {
+    let mut passed = Passed::default();
     if number("LISTEN_PID")? != Some(process::id().into()) {
-        return Ok(Vec::new());
+        return Ok(passed);
     }
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names = names.split(':').chain(std::iter::repeat("")).take(number("LISTEN_FDS")?.unwrap_or(0) as usize);
-    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    let mut unknown = Vec::new();
     for (fd, name) in (FIRST..).zip(names) {
         let refused = |why: &dyn Display| format!("descriptor {fd}, which was passed as '{name}': {why}");
         let socket = inherited::take(fd).map_err(|error| refused(&say::reason(&error)))?;
-        let listener = Listener::adopt(socket).map_err(|error| refused(&error))?;
-        match ServiceName::ALL.into_iter().find(|service| service.to_string() == name) {
-            Some(service) => known.push((service, listener)),
-            None => unknown.push(format!("{} as '{name}'", listener.address())),
+        if name == WAY {
+            passed.way.push(socket);
+        } else if let Some(service) = name.strip_prefix(KEPT).and_then(|rest| service(rest.split('-').next()?)) {
+            let listener = Listener::adopt_own(socket).map_err(|error| refused(&error))?;
+            passed.kept.push((service, dress(service, listener)));
+        } else {
+            let listener = Listener::adopt(socket).map_err(|error| refused(&error))?;
+            match service(name) {
+                Some(service) => passed.given.push((service, dress(service, listener))),
+                None => unknown.push(format!("{} as '{name}'", listener.address())),
+            }
         }
     }
     if unknown.is_empty() {
-        return Ok(known);
+        return Ok(passed);
     }
     let services = ServiceName::ALL.map(|service| service.to_string()).join(", ");
     Err(format!("passed {}: FileDescriptorName= must be one of {services}", unknown.join(" and ")).into())
+}
+
+/// Whoever watches the server watches it drain, too.
+pub(crate) fn dress(service: ServiceName, listener: Listener) -> Listener {
+    if service == ServiceName::Metrics { listener.stay_while_draining() } else { listener }
+}
+
+fn service(name: &str) -> Option<ServiceName> {
+    ServiceName::ALL.into_iter().chain([ServiceName::Metrics]).find(|service| service.to_string() == name)
+}
+
+/// The name by which the manager keeps a listener of ours. A colon would end it (LISTEN_FDNAMES), and it may have 255
+/// characters: `None` for an address that is longer.
+pub(crate) fn kept_name(service: ServiceName, address: &Address) -> Option<String> {
+    let name = format!("{KEPT}{service}-{}", address.to_string().replace(':', "_"));
+    (name.len() <= 255 && name.chars().all(|c| c.is_ascii_graphic())).then_some(name)
 }
 
 /// A whole number in the environment.
@@ -99,8 +140,36 @@ impl Manager {
         self.send(&format!("READY=1\n{status}"));
     }
 
-    pub(crate) fn stopping(&self) {
-        self.send("STOPPING=1\nSTATUS=Draining: accepting no more, answering what is due");
+    pub(crate) fn stopping(&self, what: &str) {
+        self.send(&format!("STOPPING=1\nSTATUS={what}"));
+    }
+
+    /// To be followed by [`reloaded`](Self::reloaded). The time tells the manager which reload is meant (sd_notify(3)).
+    pub(crate) fn reloading(&self) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
+    }
+
+    pub(crate) fn reloaded(&self) {
+        self.send("READY=1");
+    }
+
+    /// Whether there is a manager to tell anything.
+    pub(crate) const fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Has the manager keep descriptors for the next process, under this name; it drops them if its store has no room
+    /// (FileDescriptorStoreMax=, 0 by default), and does not say so.
+    pub(crate) fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) {
+        if let Some(socket) = &self.socket {
+            let _ = passing::send(socket, format!("FDSTORE=1\nFDNAME={name}").as_bytes(), descriptors);
+        }
+    }
+
+    /// Has the manager close what it keeps under this name.
+    pub(crate) fn forget(&self, name: &str) {
+        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
     }
 
     /// When [`tick`](Self::tick) has something to do. Without a watchdog never: nobody is woken to tell a status.
