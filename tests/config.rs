@@ -168,8 +168,61 @@ fn a_bad_file_changes_nothing_and_says_which_line() {
 fn a_reload_that_would_need_a_restart_says_so() {
     let file = File::new("");
     let server = Server::start(&["--config", file.path(), "--echo", "127.0.0.1:0"]);
-    file.write("discard = \"127.0.0.1:0\"\nworkers = 3\n");
+    file.write("discard = \"127.0.0.1:0\"\nworkers = 3\nbacklog = 7\n");
     server.signal(Signal::SIGHUP);
-    wait_until("it is told", || server.stderr().contains("a restart is needed to change the listeners, workers"));
+    wait_until("it is told", || server.stderr().contains("a restart is needed to change workers, backlog"));
+    exchange(&connect(server.addr("echo")), b"served on");
+    assert!(!server.stdout().contains("discard"), "nothing is changed");
+}
+
+#[test]
+fn a_reload_opens_and_shuts_listeners_and_disturbs_nobody() {
+    // Addresses of this test alone.
+    let host = format!("127.{}.{}", 10 + std::process::id() % 200, std::process::id() / 200 % 250);
+    let [first, second, third] = [1, 2, 3].map(|last| format!("{host}.{last}:7007"));
+    let line = |name: &str, address: &str| format!("{name} = \"{address}\"\n");
+    let reload = |server: &Server, file: &File, lines: &[String]| {
+        file.write(&lines.concat());
+        server.signal(Signal::SIGHUP);
+    };
+    let is_shut = |address: &str| std::net::TcpStream::connect(address).is_err();
+    let file = File::new(&[line("echo", &first), line("frames", &second)].concat());
+    let mut server = Server::spawn(&["--config", file.path()]);
+    server.wait_until_listening(2);
+    let (echo, frames) = (connect(&first), connect(&second));
+    exchange(&echo, b"before");
+    exchange(&frames, b"\0\0\0\x01x");
+
+    reload(&server, &file, &[line("echo", &third), line("frames", &second), line("discard", &first)]);
+    wait_until("the conflict is told", || server.stderr().contains("a restart is needed to have discard instead of"));
+    exchange(&connect(&first), b"nothing is changed");
+
+    reload(&server, &file, &[line("echo", &third), line("frames", &second)]);
+    wait_until("it listens", || server.stdout().contains(&format!("listening echo {third}")));
+    wait_until("the old one is shut", || is_shut(&first));
+    exchange(&connect(&third), b"new");
+    exchange(&echo, b"who is there stays");
+    exchange(&frames, b"\0\0\0\x01y");
+
+    // To and fro, more often than there are places for counters.
+    for _ in 0..20 {
+        for (to, from) in [(&first, &third), (&third, &first)] {
+            reload(&server, &file, &[line("echo", to), line("frames", &second)]);
+            wait_until("the old one is shut", || is_shut(from));
+            exchange(&connect(to), b"again");
+        }
+    }
+    exchange(&echo, b"still here");
+}
+
+#[test]
+fn a_listener_that_cannot_be_had_changes_nothing() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = File::new("echo = \"127.0.0.1:0\"\n");
+    let mut server = Server::spawn(&["--config", file.path()]);
+    server.wait_until_listening(1);
+    file.write(&format!("echo = \"127.0.0.1:0\"\ndiscard = \"{}\"\n", taken.local_addr().unwrap()));
+    server.signal(Signal::SIGHUP);
+    wait_until("it is told", || server.stderr().contains("not reloaded, nothing is changed: discard: "));
     exchange(&connect(server.addr("echo")), b"served on");
 }

@@ -357,16 +357,24 @@ UNIT
 
 // ---- without systemd ----------------------------------------------------------------------------------------------
 
+/// The next word of a server to a manager that stores nothing.
+fn heard(manager: &UnixDatagram) -> String {
+    loop {
+        let mut message = [0; 4096];
+        let count = manager.recv(&mut message).expect("the server says something");
+        let message = String::from_utf8_lossy(&message[..count]);
+        if !message.starts_with("FDSTORE=1\n") {
+            return message.into_owned();
+        }
+    }
+}
+
 #[test]
 fn a_manager_hears_ready_and_stopping() {
     let name = format!("eagain-test-{}", std::process::id());
     let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     manager.set_read_timeout(Some(DEADLINE)).unwrap();
-    let hear = || {
-        let mut message = [0; 4096];
-        let count = manager.recv(&mut message).expect("the server says something");
-        String::from_utf8_lossy(&message[..count]).into_owned()
-    };
+    let hear = || heard(&manager);
     let mut command = Command::new(program());
     command.env("NOTIFY_SOCKET", format!("@{name}"));
     let mut server = Server::start_as(command, &["--echo", ANY]);
@@ -387,11 +395,7 @@ fn the_watchdog_of_another_process_is_not_fed() {
             command.env("WATCHDOG_PID", pid);
         }
         let mut server = Server::start_as(command, &["--echo", ANY]);
-        let hear = || {
-            let mut message = [0; 4096];
-            let count = manager.recv(&mut message).expect("the server says something");
-            String::from_utf8_lossy(&message[..count]).lines().next().unwrap().to_owned()
-        };
+        let hear = || heard(&manager).lines().next().unwrap().to_owned();
         let first = hear();
         if pid.is_some() {
             server.wait_until_idle();

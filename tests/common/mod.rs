@@ -129,8 +129,9 @@ impl Server {
         Server { child, listening: Vec::new(), stdout, stderr, readers }
     }
 
+    /// Waits until so many listeners are named, for those that a file asks for.
     #[track_caller]
-    fn wait_until_listening(&mut self, asked: usize) {
+    pub(crate) fn wait_until_listening(&mut self, asked: usize) {
         let start = Instant::now();
         while self.listening.len() < asked {
             // The exit is looked at before the output: what a dying process said last still counts.

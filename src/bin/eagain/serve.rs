@@ -49,7 +49,7 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
         say::out("the options are right\n");
         return Ok(());
     }
-    let mut manager = Manager::connect()?;
+    let manager = Manager::connect()?;
     // Before any thread is made, so that all of them leave the signals to this one.
     let signals = block_signals(options.config.is_some() || manager.is_there())?;
     raise_descriptor_limit();
@@ -61,7 +61,6 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
     let (scribe, writer) = Scribe::start()?;
     let server = start(options, listeners, listening.names(), scribe.clone())?;
     welcome(arrivals, &server, &listening, &scribe);
-    manager.ready(server.handle());
     let supervisor = Supervisor::new(options, server, listening, way, manager, scribe);
     let result = supervisor.run(&epoll, &signals);
     writer.finish();

@@ -55,6 +55,7 @@ impl<'a> Supervisor<'a> {
     pub(super) fn run(mut self, epoll: &Epoll, signals: &SignalFd) -> Result<(), Failure> {
         epoll.add(signals, SIGNAL, Interest::READ, Mode::LEVEL)?;
         epoll.add(&self.server, ENDED, Interest::READ, Mode::LEVEL)?;
+        self.manager.ready(self.server.handle());
         let mut events = Events::with_capacity(2);
         loop {
             epoll.wait(&mut events, self.manager.timeout())?;
@@ -101,7 +102,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Applies what the file says now, or nothing of it. The manager is told before and after: `systemctl reload` waits.
+    /// Applies what the file says now, or nothing of it. The manager is told before and after; `systemctl reload` waits
+    /// for the second.
     fn reload(&mut self) {
         self.manager.reloading();
         match self.apply() {
