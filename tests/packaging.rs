@@ -237,7 +237,7 @@ fn what_is_installed_is_complete_works_and_is_removed() {
         assert_eq!(version.stdout, format!("eagain {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
         for unit in UNITS.iter().filter(|unit| unit.ends_with(".service")) {
             let unit = fs::read_to_string(to.0.join(below(&format!("lib/systemd/system/{unit}")))).unwrap();
-            assert!(unit.contains(&format!("\nExecStart={prefix}/bin/eagain serve\n")), "{unit}");
+            assert!(unit.contains(&format!("\nExecStart={prefix}/bin/eagain serve $EAGAIN_OPTIONS\n")), "{unit}");
         }
         // What is not ours stays.
         let foreign = to.0.join(below("share/man/man1/other.1"));

@@ -9,43 +9,17 @@ use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use common::{ANY, DEADLINE, Server, program};
+use common::{ANY, DEADLINE, Server, program, wait_until};
 use nix::sys::signal::Signal;
-use sandbox::{Report, Sandbox, project};
+use nix::time::{ClockId, clock_gettime};
+use sandbox::{PRELUDE, Report, Sandbox};
 
-const UNITS: [&str; 4] = ["eagain.socket", "eagain-frames.socket", "eagain.service", "eagain-bind.service"];
-
-/// What every script begins with. Failures are told on stderr, with the journal, and end the script.
-const PRELUDE: &str = r#"
-set -uo pipefail
-fail() { { echo "FAILED: $*"; journalctl --no-pager -n 60; } >&2; exit 1; }
-eventually() { local i; for ((i = 0; i < 1200; i++)); do "$@" && return; sleep 0.05; done; fail "never: $*"; }
-is() { [[ $(systemctl show -P "$2" "$1") == $3 ]]; }
-start() { systemctl start "$@" || fail "start $*"; }
-drop_in() { mkdir -p "/run/systemd/system/$1.d"; cat >"/run/systemd/system/$1.d/test.conf"; systemctl daemon-reload; }
-# Descriptor 5 is a client of a port; ask TEXT sends a line and shows the answer.
-connect() { eventually open "$1"; }
-open() { exec 5<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null
-ask() { local line; echo "$1" >&5 && read -t 60 -r line <&5 && echo "$line"; }
-# Lines of the program in the journal, each behind its priority.
-lines() {
-    local p
-    journalctl --sync
-    for p in 3 4 5 6; do journalctl -q -o cat -p $p..$p _COMM=eagain | sed "s/^/$p /"; done
-}
-"#;
-
-/// Runs a script of bash in a sandbox with the program and its units installed; `None`, and a line that says so, where
-/// there can be none, or a tool is missing.
+/// Runs a script in a sandbox with the program and its units.
 #[track_caller]
 fn in_sandbox(tools: &[&str], script: &str) -> Option<Report> {
-    let mut sandbox = Sandbox::with(tools)?;
-    sandbox.copy(program(), "/usr/bin/eagain");
-    for unit in UNITS {
-        sandbox.copy(project("scripts/systemd").join(unit), format!("/usr/lib/systemd/system/{unit}"));
-    }
-    Some(sandbox.run(&format!("{PRELUDE}{script}")))
+    Some(Sandbox::with_units(&program(), tools)?.run(&format!("{PRELUDE}{script}")))
 }
 
 // ---- the units ----------------------------------------------------------------------------------------------------
@@ -381,6 +355,25 @@ fn a_manager_hears_ready_and_stopping() {
     assert_eq!(hear(), "READY=1\nSTATUS=0 connections, 0 accepted, 0 bytes received, 0 sent\n");
     assert!(server.terminate().success());
     assert!(hear().starts_with("STOPPING=1\nSTATUS="));
+}
+
+#[test]
+fn a_manager_hears_when_a_reload_begins_and_when_it_has_ended() {
+    let name = format!("eagain-test-reload-{}", std::process::id());
+    let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut command = Command::new(program());
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let server = Server::start_as(command, &["--echo", ANY]);
+    assert!(heard(&manager).starts_with("READY=1\n"));
+    let clock = || Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_micros();
+    let before = clock();
+    server.signal(Signal::SIGHUP);
+    let reloading = heard(&manager);
+    let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("RELOADING comes first");
+    assert!((before..=clock()).contains(&time.parse().expect("microseconds")), "{time}");
+    assert_eq!(heard(&manager), "READY=1");
+    wait_until("it is told", || server.stderr().contains("nothing to reload: there is no --config"));
 }
 
 #[test]

@@ -6,6 +6,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+const UNITS: [&str; 4] = ["eagain.socket", "eagain-frames.socket", "eagain.service", "eagain-bind.service"];
+
+/// What a script for a sandbox with units begins with. Failures are told on stderr, with the journal, and end the
+/// script.
+pub(crate) const PRELUDE: &str = r#"
+set -uo pipefail
+fail() { { echo "FAILED: $*"; journalctl --no-pager -n 60; } >&2; exit 1; }
+eventually() { local i; for ((i = 0; i < 1200; i++)); do "$@" && return; sleep 0.05; done; fail "never: $*"; }
+is() { [[ $(systemctl show -P "$2" "$1") == $3 ]]; }
+start() { systemctl start "$@" || fail "start $*"; }
+drop_in() { mkdir -p "/run/systemd/system/$1.d"; cat >"/run/systemd/system/$1.d/test.conf"; systemctl daemon-reload; }
+# Descriptor 5 is a client of a port; ask TEXT sends a line and shows the answer.
+connect() { eventually open "$1"; }
+open() { exec 5<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null
+ask() { local line; echo "$1" >&5 && read -t 60 -r line <&5 && echo "$line"; }
+# Lines of the program in the journal, each behind its priority.
+lines() {
+    local p
+    journalctl --sync
+    for p in 3 4 5 6; do journalctl -q -o cat -t eagain -p $p..$p | sed "s/^/$p /"; done
+}
+"#;
+
 /// A file of the project.
 pub(crate) fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -61,6 +84,16 @@ impl Sandbox {
             return None;
         }
         have(tools).then(|| Self(Command::new(sandbox)))
+    }
+
+    /// As [`with`](Self::with), with the program and its units installed.
+    pub(crate) fn with_units(program: &str, tools: &[&str]) -> Option<Self> {
+        let mut sandbox = Self::with(tools)?;
+        sandbox.copy(program, "/usr/bin/eagain");
+        for unit in UNITS {
+            sandbox.copy(project("scripts/systemd").join(unit), format!("/usr/lib/systemd/system/{unit}"));
+        }
+        Some(sandbox)
     }
 
     /// Puts a copy of a file there. Not below /tmp and /run, which are empty.
