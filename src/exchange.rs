@@ -13,7 +13,7 @@ use crate::connection::{Connection, Filled, Phase, Sent};
 use crate::limits::{
     LINGER_MS, LONG_INPUT_BYTES, OUTPUT_LIMIT_BYTES, READ_BUFFER_BYTES, STAGE_KEEP_BYTES, TURN_BUDGET_BYTES,
 };
-use crate::metrics::{Counters, Tally};
+use crate::metrics::Tally;
 use crate::service::{End, Next, Service};
 use crate::sys::epoll::{Interest, Mode};
 use crate::timeouts::Tick;
@@ -60,7 +60,6 @@ impl<Session> Member<Session> {
 pub(crate) struct Turn<S, T> {
     pub(crate) service: S,
     pub(crate) trace: T,
-    pub(crate) counters: Counters,
     pub(crate) tally: Tally,
     /// The time of this turn of the loop.
     pub(crate) now: Instant,
@@ -81,7 +80,6 @@ impl<S: Service, T: Trace> Turn<S, T> {
         Self {
             service,
             trace,
-            counters: Counters::default(),
             tally: Tally::default(),
             now,
             who: nobody,
@@ -176,7 +174,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         }
         let asked = connection.unsent();
         let sent = connection.flush();
-        let count = count_sent(&mut self.trace, &mut self.counters, self.who, asked, sent)?;
+        let count = count_sent(&mut self.trace, &mut self.tally, self.who, asked, sent)?;
         if count > 0 {
             connection.notes.moved = self.tick as u32;
             connection.notes.active = self.tick as u32;
@@ -210,11 +208,11 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let behind = connection.unread() >= LONG_INPUT_BYTES;
         let filled =
             if behind { connection.fill_behind(READ_BUFFER_BYTES) } else { connection.fill(&mut self.scratch) };
-        self.counters.receives += 1;
+        self.tally.often().receives += 1;
         match filled {
             Filled::Bytes(count) => {
                 self.trace.received(self.who, Ok(count));
-                self.counters.received_bytes += count as u64;
+                self.tally.often().received_bytes += count as u64;
                 connection.notes.active = self.tick as u32;
                 connection.heard = true;
                 D::after_read(connection, READ_BUFFER_BYTES, count);
@@ -237,7 +235,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
                 Ok(0)
             }
             Filled::Nothing => {
-                self.counters.receives_eagain += 1;
+                self.tally.often().receives_eagain += 1;
                 self.trace.received(self.who, Err(libc::EAGAIN));
                 Ok(0)
             }
@@ -332,14 +330,14 @@ impl<S: Service, T: Trace> Turn<S, T> {
         }
         let bytes = waiting.as_ref().map_or(&self.scratch[..fresh], |queue| queue.as_slice());
         let reaches_end = direct.end == bytes.len();
-        let (trace, counters) = (&mut self.trace, &mut self.counters);
+        let (trace, tally) = (&mut self.trace, &mut self.tally);
         let mut left = &bytes[direct];
         if !left.is_empty() {
-            left = &left[send(connection, left, trace, counters, self.who)?..];
+            left = &left[send(connection, left, trace, tally, self.who)?..];
         }
         let mut staged = self.stage.as_slice();
         if left.is_empty() && !staged.is_empty() {
-            staged = &staged[send(connection, staged, trace, counters, self.who)?..];
+            staged = &staged[send(connection, staged, trace, tally, self.who)?..];
         }
         if left.is_empty() && staged.is_empty() {
             return Ok(());
@@ -415,17 +413,17 @@ fn send<T: Trace>(
     connection: &mut Connection,
     bytes: &[u8],
     trace: &mut T,
-    counters: &mut Counters,
+    tally: &mut Tally,
     who: ConnectionId,
 ) -> Result<usize, End> {
     let sent = connection.send(bytes);
-    count_sent(trace, counters, who, bytes.len(), sent)
+    count_sent(trace, tally, who, bytes.len(), sent)
 }
 
 #[inline]
 fn count_sent<T: Trace>(
     trace: &mut T,
-    counters: &mut Counters,
+    tally: &mut Tally,
     who: ConnectionId,
     asked: usize,
     sent: Sent,
@@ -433,7 +431,7 @@ fn count_sent<T: Trace>(
     match sent {
         Sent::Bytes(count) => {
             trace.sent(who, asked, if count == 0 { Err(libc::EAGAIN) } else { Ok(count) });
-            counters.sent_bytes += count as u64;
+            tally.often().sent_bytes += count as u64;
             Ok(count)
         }
         Sent::Gone(errno) => {

@@ -13,7 +13,7 @@ use socket2::Socket;
 use crate::client::Peer;
 use crate::limits::MAILBOX_MESSAGES;
 use crate::listener::Listener;
-use crate::metrics::{Counters, Published, Tally, WorkerCounters};
+use crate::metrics::{Published, Tally, WorkerCounters};
 use crate::parcel::Parcel;
 use crate::slab::Token;
 use crate::sys::net::NonBlocking;
@@ -190,8 +190,8 @@ impl Mailbox {
         self.load.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn publish(&self, counters: &Counters, tally: &mut Tally) {
-        self.published.store(counters, tally);
+    pub(crate) fn publish(&self, tally: &mut Tally) {
+        self.published.store(tally);
     }
 
     pub(crate) fn counters(&self) -> WorkerCounters {

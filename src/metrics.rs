@@ -1,6 +1,6 @@
 //! Counters: plain numbers that a worker counts in, and the copy that other threads read.
 //!
-//! The worker adds; once per turn it stores what it has into its [`Published`], some thirty relaxed stores. A sequence
+//! The worker adds; once per turn it stores what has changed into its [`Published`], by relaxed stores. A sequence
 //! number around them (a seqlock) makes the numbers of one worker those of one moment, so that they add up whenever
 //! they are read; the worker never waits for a reader.
 
@@ -9,33 +9,50 @@ use std::time::Duration;
 
 use crate::limits::LISTENERS_COUNTED;
 
+/// Numbers, and their published copy. Those behind `often` may change in every turn, those behind `rarely` when
+/// connections come and go: most turns store the former alone.
 macro_rules! counters {
-    ($(#[$about:meta])* $counters:ident, $published:ident: $($(#[$doc:meta])* $name:ident,)*) => {
+    (
+        $(#[$about:meta])* $counters:ident, $published:ident:
+        rarely { $($(#[$rare_doc:meta])* $rare:ident,)* }
+        often { $($(#[$doc:meta])* $name:ident,)* }
+    ) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct $counters {
+            $($(#[$rare_doc])* pub $rare: u64,)*
             $($(#[$doc])* pub $name: u64,)*
         }
 
         #[derive(Debug, Default)]
         struct $published {
+            $($rare: AtomicU64,)*
             $($name: AtomicU64,)*
         }
 
         impl $published {
             #[inline]
-            fn store(&self, counters: &$counters) {
+            fn store_often(&self, counters: &$counters) {
                 $(self.$name.store(counters.$name, Ordering::Relaxed);)*
             }
 
+            fn store_all(&self, counters: &$counters) {
+                $(self.$rare.store(counters.$rare, Ordering::Relaxed);)*
+                self.store_often(counters);
+            }
+
             fn load(&self) -> $counters {
-                $counters { $($name: self.$name.load(Ordering::Relaxed),)* }
+                $counters {
+                    $($rare: self.$rare.load(Ordering::Relaxed),)*
+                    $($name: self.$name.load(Ordering::Relaxed),)*
+                }
             }
         }
 
         impl std::ops::AddAssign for $counters {
             fn add_assign(&mut self, other: Self) {
+                $(self.$rare += other.$rare;)*
                 $(self.$name += other.$name;)*
             }
         }
@@ -52,6 +69,7 @@ impl Counters {
 counters! {
     /// What has happened since the start: always `accepted` = `open` + `closed`.
     Counters, PublishedCounters:
+    rarely {
     /// Connections accepted. One that is handed on counts with the worker that gets it, when it gets it.
     accepted,
     /// Of those, connections that are there now.
@@ -75,6 +93,14 @@ counters! {
     timed_out,
     /// Times that a listener had to rest for want of descriptors or memory.
     accept_pauses,
+    /// Events for connections that were closed already.
+    stale_events,
+    /// Messages of other threads.
+    messages,
+    /// Of those, messages for connections that were gone.
+    undelivered,
+    }
+    often {
     /// Bytes received.
     received_bytes,
     /// Bytes sent.
@@ -87,20 +113,16 @@ counters! {
     waits,
     /// Events that they returned.
     events,
-    /// Events for connections that were closed already.
-    stale_events,
     /// What was left in the run queue for the next turn, at the end of the last one.
     run_queue,
-    /// Messages of other threads.
-    messages,
-    /// Of those, messages for connections that were gone.
-    undelivered,
+    }
 }
 
 counters! {
     /// What has happened since the start on the connections of one listener: always `accepted` = `open` + `refused` +
     /// all the others but the bytes.
     ListenerCounters, PublishedListener:
+    rarely {
     /// Connections accepted.
     accepted,
     /// Of those, connections that are there now.
@@ -129,10 +151,13 @@ counters! {
     stopped,
     /// … as [`End::Moved`](crate::End::Moved).
     moved,
+    }
+    often {
     /// Bytes received.
     received_bytes,
     /// Bytes sent.
     sent_bytes,
+    }
 }
 
 /// Upper bounds of the buckets of [`TurnTimes`]; a last bucket has what took longer.
@@ -158,12 +183,15 @@ pub struct TurnTimes {
 }
 
 impl TurnTimes {
+    /// Returns the bucket.
     #[inline]
-    fn add(&mut self, time: Duration) {
+    fn add(&mut self, time: Duration) -> usize {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.buckets[TURN_BOUNDS.iter().take_while(|&&bound| time > bound).count()] += 1;
+        let bucket = TURN_BOUNDS.iter().take_while(|&&bound| time > bound).count();
+        self.buckets[bucket] += 1;
         self.total_ns = self.total_ns.saturating_add(ns);
         self.longest_ns = self.longest_ns.max(ns);
+        bucket
     }
 
     /// How many turns there were.
@@ -185,30 +213,62 @@ pub struct WorkerCounters {
     pub turns: TurnTimes,
 }
 
-/// What a worker counts apart from its [`Counters`].
+/// What a worker counts, and what of it has changed since it was published.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    all: Counters,
+    all_changed: bool,
     listeners: [ListenerCounters; LISTENERS_COUNTED],
-    /// A bit for each listener whose numbers have changed since they were published.
+    /// A bit for each listener of which any number has changed.
     changed: u32,
+    /// A bit for each listener of which the bytes have.
+    moved: u32,
     turns: TurnTimes,
+    /// Where the last turn was counted.
+    bucket: usize,
 }
 
 const _: () = assert!(LISTENERS_COUNTED == u32::BITS as usize);
 
 impl Tally {
-    /// The numbers of a listener, to be changed.
+    /// All numbers, to be changed. In every turn: [`often`](Self::often).
+    pub(crate) const fn all(&mut self) -> &mut Counters {
+        self.all_changed = true;
+        &mut self.all
+    }
+
+    /// All numbers, to be changed behind `often`.
     #[inline]
+    pub(crate) const fn often(&mut self) -> &mut Counters {
+        &mut self.all
+    }
+
+    /// All numbers.
+    #[inline]
+    pub(crate) const fn counters(&self) -> &Counters {
+        &self.all
+    }
+
+    /// The numbers of a listener, to be changed.
     pub(crate) fn listener(&mut self, index: usize) -> &mut ListenerCounters {
         let slot = index.min(LISTENERS_COUNTED - 1);
         self.changed |= 1 << slot;
         &mut self.listeners[slot]
     }
 
+    /// Bytes have come and gone by a listener.
+    #[inline]
+    pub(crate) fn bytes(&mut self, index: usize, received: u64, sent: u64) {
+        let slot = index.min(LISTENERS_COUNTED - 1);
+        self.moved |= 1 << slot;
+        self.listeners[slot].received_bytes += received;
+        self.listeners[slot].sent_bytes += sent;
+    }
+
     /// A turn has ended.
     #[inline]
     pub(crate) fn turn(&mut self, took: Duration) {
-        self.turns.add(took);
+        self.bucket = self.turns.add(took);
     }
 }
 
@@ -229,21 +289,21 @@ pub(crate) struct Published {
 const TRIES: u32 = 10_000;
 
 impl Published {
+    /// To be called after each turn.
     #[inline]
-    pub(crate) fn store(&self, counters: &Counters, tally: &mut Tally) {
+    pub(crate) fn store(&self, tally: &mut Tally) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.sequence.store(sequence + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        self.all.store(counters);
-        while tally.changed != 0 {
-            let slot = tally.changed.trailing_zeros() as usize;
-            self.listeners[slot].store(&tally.listeners[slot]);
-            tally.changed &= tally.changed - 1;
+        if std::mem::take(&mut tally.all_changed) {
+            self.all.store_all(&tally.all);
+        } else {
+            self.all.store_often(&tally.all);
         }
+        each_bit(std::mem::take(&mut tally.moved), |slot| self.listeners[slot].store_often(&tally.listeners[slot]));
+        each_bit(std::mem::take(&mut tally.changed), |slot| self.listeners[slot].store_all(&tally.listeners[slot]));
         let turns = &tally.turns;
-        for (bucket, count) in self.buckets.iter().zip(turns.buckets) {
-            bucket.store(count, Ordering::Relaxed);
-        }
+        self.buckets[tally.bucket].store(turns.buckets[tally.bucket], Ordering::Relaxed);
         self.total_ns.store(turns.total_ns, Ordering::Relaxed);
         self.longest_ns.store(turns.longest_ns, Ordering::Relaxed);
         self.sequence.store(sequence + 2, Ordering::Release);
@@ -276,6 +336,14 @@ impl Published {
     }
 }
 
+#[inline]
+fn each_bit(mut bits: u32, mut act: impl FnMut(usize)) {
+    while bits != 0 {
+        act(bits.trailing_zeros() as usize);
+        bits &= bits - 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,19 +363,19 @@ mod tests {
         let published = Published::default();
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                let (mut counters, mut tally) = (Counters::default(), Tally::default());
+                let mut tally = Tally::default();
                 for count in 1..=if cfg!(miri) { 100 } else { 200_000 } {
-                    counters.accepted = count;
-                    counters.undelivered = count;
-                    tally.listener(7).sent_bytes = count;
+                    tally.all().accepted = count;
+                    tally.often().events = count;
+                    tally.bytes(7, 0, 1);
                     tally.turn(Duration::ZERO);
-                    published.store(&counters, &mut tally);
+                    published.store(&mut tally);
                 }
             });
             while !writer.is_finished() {
                 let seen = published.load();
                 let count = seen.all.accepted;
-                let same = [seen.all.undelivered, seen.listeners[7].sent_bytes, seen.turns.turns()];
+                let same = [seen.all.events, seen.listeners[7].sent_bytes, seen.turns.turns()];
                 assert_eq!(same, [count; 3]);
             }
         });

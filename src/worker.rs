@@ -22,7 +22,7 @@ use crate::gate::Gate;
 use crate::limits::{ACCEPT_PAUSE_MS, EVENTS_PER_WAIT, LOAD_SLACK, MAILBOX_BUDGET, SLOTS_MAX, WAIT_FAILURES_MAX};
 use crate::listener::Listener;
 use crate::mailbox::{Mailbox, Message};
-use crate::metrics::ListenerCounters;
+use crate::metrics::{Counters, ListenerCounters};
 use crate::parcel::Parcel;
 use crate::service::{End, Service};
 use crate::slab::{Slab, Token};
@@ -163,9 +163,8 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let began = std::mem::replace(&mut self.turn.now, Instant::now());
         let turn = &mut self.turn;
         turn.tally.turn(turn.now - began);
-        turn.counters.open = self.members.len() as u64;
-        turn.counters.run_queue = self.run_queue.len() as u64;
-        self.mailboxes[self.number as usize].publish(&turn.counters, &mut turn.tally);
+        turn.tally.often().run_queue = self.run_queue.len() as u64;
+        self.mailboxes[self.number as usize].publish(&mut turn.tally);
     }
 
     fn is_serving(&self) -> bool {
@@ -195,8 +194,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         };
         self.turn.begin(Instant::now());
         self.turn.trace.woken(count);
-        self.turn.counters.waits += 1;
-        self.turn.counters.events += count as u64;
+        let counters = self.turn.tally.often();
+        counters.waits += 1;
+        counters.events += count as u64;
         Ok(())
     }
 
@@ -227,7 +227,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn ready(&mut self, token: Token, event: Event) {
         let Some(member) = self.members.get_mut(token) else {
             // RULE(stale-event-in-batch)
-            self.turn.counters.stale_events += 1;
+            self.turn.tally.all().stale_events += 1;
             self.turn.trace.event(None, event);
             return;
         };
@@ -250,11 +250,11 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn with(&mut self, token: Token, act: impl FnOnce(&mut Turn<S, T>, &mut Member<S::Session>) -> Result<(), End>) {
         let Some(member) = self.members.get_mut(token) else { return };
         self.turn.who = ConnectionId { worker: self.number, token };
-        let (received, sent) = (self.turn.counters.received_bytes, self.turn.counters.sent_bytes);
+        let &Counters { received_bytes: received, sent_bytes: sent, .. } = self.turn.tally.counters();
         let outcome = act(&mut self.turn, member);
-        let counted = self.turn.tally.listener(member.connection.listener.into());
-        counted.received_bytes += self.turn.counters.received_bytes - received;
-        counted.sent_bytes += self.turn.counters.sent_bytes - sent;
+        let after = self.turn.tally.counters();
+        let (received, sent) = (after.received_bytes - received, after.sent_bytes - sent);
+        self.turn.tally.bytes(member.connection.listener.into(), received, sent);
         if let Err(end) = outcome {
             return self.close(token, end);
         }
@@ -343,7 +343,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let Some(member) = self.members.get(token) else { return };
         match member.connection.due(&self.timeouts, self.turn.tick) {
             Some((due, Some(what))) if due <= self.turn.tick => {
-                self.turn.counters.timed_out += 1;
+                self.turn.tally.all().timed_out += 1;
                 self.close(token, End::TimedOut(what));
             }
             Some((due, None)) if due <= self.turn.tick => self.with(token, |turn, member| {
@@ -376,7 +376,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         self.mailbox().lower_load();
         self.gate.leave(&member.peer);
         self.gate.keep(member.connection.counted as usize, 0);
-        self.turn.counters.closed += 1;
+        let counters = self.turn.tally.all();
+        counters.closed += 1;
+        counters.open -= 1;
         count_end(self.turn.tally.listener(member.connection.listener.into()), end);
         self.turn.trace.closed(ConnectionId { worker: self.number, token }, end);
         Some(member)
@@ -385,7 +387,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn read_mail(&mut self) {
         let mail = self.mailbox().take(MAILBOX_BUDGET);
         self.turn.trace.mail(mail.messages.len());
-        self.turn.counters.messages += mail.messages.len() as u64;
+        self.turn.tally.all().messages += mail.messages.len() as u64;
         let mut drain = None;
         for message in mail.messages {
             match message {
@@ -439,7 +441,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             });
         }
         if delivered == Ok(false) {
-            self.turn.counters.undelivered += 1;
+            self.turn.tally.all().undelivered += 1;
             self.turn.service.undelivered(ConnectionId { worker: self.number, token }, bytes);
         }
     }

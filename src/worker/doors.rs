@@ -92,7 +92,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Gives a new connection to the worker that has the fewest: to this one, if the difference is small.
     fn place(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
         if let Err(over) = self.gate.enter(&peer, self.turn.now) {
-            let counters = &mut self.turn.counters;
+            let counters = self.turn.tally.all();
             *match over {
                 Over::Connections => &mut counters.over_connections,
                 Over::PerIp => &mut counters.over_per_ip,
@@ -151,7 +151,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Counts a connection, and adds it to the epoll set under the next token. `None`: no memory, or max_user_watches;
     /// it has to go.
     fn register(&mut self, listener: usize, socket: &NonBlocking<Socket>, peer: Peer) -> Option<Client> {
-        self.turn.counters.accepted += 1;
+        self.turn.tally.all().accepted += 1;
         self.turn.tally.listener(listener).accepted += 1;
         let registered = self
             .members
@@ -169,8 +169,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     /// Counts a connection that was counted as accepted and is not served.
     fn refuse(&mut self, listener: usize, peer: &Peer) {
-        self.turn.counters.refused += 1;
-        self.turn.counters.closed += 1;
+        let counters = self.turn.tally.all();
+        counters.refused += 1;
+        counters.closed += 1;
         self.turn.tally.listener(listener).refused += 1;
         self.mailbox().lower_load();
         self.gate.leave(peer);
@@ -178,6 +179,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     /// The first turn of a connection that is registered.
     fn begin(&mut self, client: Client, connection: Connection, session: S::Session) {
+        self.turn.tally.all().open += 1;
         self.turn.tally.listener(client.listener).open += 1;
         let inserted = self.members.insert(Member { connection, session, peer: client.peer });
         debug_assert_eq!(inserted.ok(), Some(client.id.token));
@@ -193,7 +195,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         if !door.rests {
             door.rests = true;
             let _ = self.epoll.delete(door.listener.socket(self.number));
-            self.turn.counters.accept_pauses += 1;
+            self.turn.tally.all().accept_pauses += 1;
             self.turn.trace.paused(index, true);
         }
         self.deadlines.set(KEY_ACCEPT, self.turn.now + Duration::from_millis(ACCEPT_PAUSE_MS));
@@ -237,8 +239,8 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     // RULE(listener-close-resets-queue)
     pub(super) fn shut_door(&mut self, index: usize) {
         for _ in 0..=somaxconn() as usize / ACCEPT_BUDGET {
-            let before = self.turn.counters.came();
-            if self.accept(index).is_err() || self.turn.counters.came() == before {
+            let before = self.turn.tally.counters().came();
+            if self.accept(index).is_err() || self.turn.tally.counters().came() == before {
                 break;
             }
         }
