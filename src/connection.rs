@@ -95,6 +95,8 @@ pub(crate) struct Connection {
     pub(crate) listener: u16,
     /// The first byte has come.
     pub(crate) heard: bool,
+    /// It watches the server: no limit counts it.
+    pub(crate) watches: bool,
     /// In the run queue of the worker (edge).
     pub(crate) queued: bool,
     /// Bytes have come since the draining server looked last.
@@ -134,6 +136,7 @@ impl Connection {
             counted: 0,
             listener,
             heard: false,
+            watches: false,
             queued: false,
             active: false,
             registered,

@@ -98,6 +98,12 @@ impl Gate {
         verdict
     }
 
+    /// Lets a client in who only watches, and is in nobody's way: it needs no place, and has none to leave.
+    pub(crate) fn let_watch(&self, peer: &Peer) -> Result<(), Over> {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        if rules.1.admits_peer(peer) { Ok(()) } else { Err(Over::Denied) }
+    }
+
     /// Lets a client in who was in already, with another process.
     pub(crate) fn enter_again(&self, peer: &Peer) {
         self.open.fetch_add(1, Ordering::Relaxed);

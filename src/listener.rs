@@ -284,7 +284,8 @@ impl Listener {
     }
 
     /// Goes on accepting while the server drains, until its other clients are gone; those of this listener are not
-    /// waited for. For what watches the server.
+    /// waited for, and count for no [`Limits`](crate::Limits). For what watches the server: it is to be told when the
+    /// server is full, too.
     #[must_use]
     pub const fn stay_while_draining(mut self) -> Self {
         self.stays = true;

@@ -22,11 +22,22 @@ use crate::timeouts::Timeouts;
 /// Messages for which an empty mailbox keeps room.
 const MAILBOX_KEEP: usize = 64;
 
+/// A connection that was accepted and let in, and is in no epoll set yet.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    pub(crate) socket: NonBlocking<Socket>,
+    pub(crate) peer: Peer,
+    /// The index of its listener.
+    pub(crate) listener: usize,
+    /// It watches the server: no limit counts it.
+    pub(crate) watches: bool,
+}
+
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// A connection that another worker accepted, and the index of its listener.
-    Adopt(NonBlocking<Socket>, Peer, usize),
+    /// A connection that another worker accepted.
+    Adopt(Newcomer),
     /// A connection that another process had.
     Resume(Box<Parcel>),
     /// One more listener, with this index.

@@ -374,7 +374,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let _ = self.epoll.delete(member.connection.socket());
         self.deadlines.clear(token.slot() + KEYS);
         self.mailbox().lower_load();
-        self.gate.leave(&member.peer);
+        if !member.connection.watches {
+            self.gate.leave(&member.peer);
+        }
         self.gate.keep(member.connection.counted as usize, 0);
         let counters = self.turn.tally.all();
         counters.closed += 1;
@@ -391,7 +393,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let mut drain = None;
         for message in mail.messages {
             match message {
-                Message::Adopt(socket, peer, listener) => self.admit(listener, socket, peer),
+                Message::Adopt(newcomer) => self.admit(newcomer),
                 Message::Resume(parcel) => self.resume(*parcel),
                 Message::Open(index, listener) => self.open_door(index, listener),
                 Message::Shut(index) => self.shut_door(index),

@@ -50,6 +50,25 @@ fn every_way_of_accepting_serves_everybody_and_loses_nobody_at_the_end() {
 }
 
 #[test]
+fn whoever_watches_the_server_takes_no_place_and_finds_one_when_it_is_full() {
+    let server = Server::start(&["--echo", ANY, "--metrics", ANY, "--workers", "1", "--max-connections", "2"]);
+    let watchers: Vec<TcpStream> = (0..5).map(|_| connect(server.addr("metrics"))).collect();
+    let clients = [connect(server.addr("echo")), connect(server.addr("echo"))];
+    for client in &clients {
+        exchange(client, b"there is room");
+    }
+    assert!(!is_served(&connect(server.addr("echo"))));
+    for watcher in &watchers {
+        send(watcher, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        expect(watcher, b"HTTP/1.1 200 OK\r\n");
+    }
+    // Nor do they leave one when they go.
+    drop(watchers);
+    server.wait_until_idle();
+    assert!(!is_served(&connect(server.addr("echo"))));
+}
+
+#[test]
 fn a_shortage_of_descriptors_is_told_once() {
     let mut command = std::process::Command::new("prlimit");
     command.arg("--nofile=32:32").arg(program());

@@ -12,7 +12,7 @@ use crate::exchange::{Discipline, Member};
 use crate::gate::Over;
 use crate::limits::{ACCEPT_BUDGET, ACCEPT_PAUSE_MS};
 use crate::listener::{Listener, Refusal, somaxconn};
-use crate::mailbox::Message;
+use crate::mailbox::{Message, Newcomer};
 use crate::parcel::Parcel;
 use crate::service::Service;
 use crate::sys::epoll::{self, Interest};
@@ -91,7 +91,9 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
 
     /// Gives a new connection to the worker that has the fewest: to this one, if the difference is small.
     fn place(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
-        if let Err(over) = self.gate.enter(&peer, self.turn.now) {
+        let watches = matches!(self.doors.get(listener), Some(Some(door)) if door.stays_while_draining());
+        let let_in = if watches { self.gate.let_watch(&peer) } else { self.gate.enter(&peer, self.turn.now) };
+        if let Err(over) = let_in {
             let counters = self.turn.tally.all();
             *match over {
                 Over::Connections => &mut counters.over_connections,
@@ -102,47 +104,52 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             } += 1;
             return self.turn.trace.turned_away(listener, &peer);
         }
+        let newcomer = Newcomer { socket, peer, listener, watches };
         let least =
             self.mailboxes.iter().min_by_key(|mailbox| mailbox.load()).filter(|mailbox| {
                 self.is_serving() && mailbox.load().saturating_add(self.slack) < self.mailbox().load()
             });
         if let Some(other) = least {
             other.raise_load();
-            match other.try_leave(Message::Adopt(socket, peer, listener)) {
+            match other.try_leave(Message::Adopt(newcomer)) {
                 Ok(()) => {}
                 // It is ending: this worker is too, or will be soon, but until then it serves.
-                Err((_, Message::Adopt(socket, ..))) => {
+                Err((_, Message::Adopt(newcomer))) => {
                     other.lower_load();
                     self.mailbox().raise_load();
-                    self.admit(listener, socket, peer);
+                    self.admit(newcomer);
                 }
                 Err(_) => unreachable!("the message that comes back is the one that was left"),
             }
         } else {
             self.mailbox().raise_load();
-            self.admit(listener, socket, peer);
+            self.admit(newcomer);
         }
     }
 
     /// Registers a new connection and opens it for the service.
-    pub(super) fn admit(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
+    pub(super) fn admit(&mut self, Newcomer { socket, peer, listener, watches }: Newcomer) {
         let Some(client) = self.register(listener, &socket, peer) else {
+            self.refuse(listener, &peer, watches);
             // The next ones wait in the queue.
             return self.rest(listener);
         };
         let session = self.turn.service.open(&client);
-        let connection =
+        let mut connection =
             Connection::new(socket, peer != Peer::UNIX, D::FIRST_INTEREST, listener as u16, self.turn.tick);
+        connection.watches = watches;
         self.begin(client, connection, session);
     }
 
     /// Goes on with a connection of another process.
     pub(super) fn resume(&mut self, parcel: Parcel) {
         let peer = parcel.state.peer;
-        let Some(client) = self.register(parcel.listener, &parcel.socket, peer) else { return };
+        let Some(client) = self.register(parcel.listener, &parcel.socket, peer) else {
+            return self.refuse(parcel.listener, &peer, false);
+        };
         let Some(session) = self.turn.service.unpack(&client, &parcel.state.session, self.turn.now) else {
             let _ = self.epoll.delete(&parcel.socket);
-            return self.refuse(parcel.listener, &peer);
+            return self.refuse(parcel.listener, &peer, false);
         };
         let connection = parcel.open(peer != Peer::UNIX, D::FIRST_INTEREST, self.turn.tick);
         self.begin(client, connection, session);
@@ -153,14 +160,8 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn register(&mut self, listener: usize, socket: &NonBlocking<Socket>, peer: Peer) -> Option<Client> {
         self.turn.tally.all().accepted += 1;
         self.turn.tally.listener(listener).accepted += 1;
-        let registered = self
-            .members
-            .next_token()
-            .filter(|token| self.epoll.add_nonblocking(socket, token.to_bits(), D::FIRST_INTEREST, D::MODE).is_ok());
-        let Some(token) = registered else {
-            self.refuse(listener, &peer);
-            return None;
-        };
+        let token = self.members.next_token()?;
+        self.epoll.add_nonblocking(socket, token.to_bits(), D::FIRST_INTEREST, D::MODE).ok()?;
         let client = Client { id: ConnectionId { worker: self.number, token }, peer, listener };
         self.turn.trace.accepted(&client);
         self.turn.trace.registered(client.id, D::FIRST_INTEREST, D::MODE, true);
@@ -168,13 +169,15 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     }
 
     /// Counts a connection that was counted as accepted and is not served.
-    fn refuse(&mut self, listener: usize, peer: &Peer) {
+    fn refuse(&mut self, listener: usize, peer: &Peer, watches: bool) {
         let counters = self.turn.tally.all();
         counters.refused += 1;
         counters.closed += 1;
         self.turn.tally.listener(listener).refused += 1;
         self.mailbox().lower_load();
-        self.gate.leave(peer);
+        if !watches {
+            self.gate.leave(peer);
+        }
     }
 
     /// The first turn of a connection that is registered.
