@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -187,46 +187,22 @@ impl Server {
         if listeners.len() > LISTENERS_MAX {
             return Err(Error::Listeners);
         }
-        let mailboxes: Result<Vec<_>, _> = (0..count).map(|_| Mailbox::new().map(Arc::new)).collect();
-        let gate = Arc::new(Gate::new(config.limits, config.access, Instant::now()));
-        let mailboxes = mailboxes.map_err(Error::Start)?.into();
-        let listeners_so_far = Arc::new(AtomicUsize::new(listeners.len()));
-        let handle = Handle { mailboxes, gate: Arc::clone(&gate), ending: Arc::default(), listeners: listeners_so_far };
+        let handle = Handle::new(&config, listeners.len()).map_err(Error::Start)?;
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let ended = Arc::new(ended.map_err(|errno| Error::Start(errno.into()))?);
         let epolls: Result<Vec<_>, _> = (0..count).map(|_| Epoll::new()).collect();
         let epolls = epolls.map_err(worker::Error::from)?;
         let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
-        let rules = Rules { timeouts: config.timeouts, handoff: config.accept == Accept::Handoff, gate };
+        let handoff = config.accept == Accept::Handoff;
         let running = Arc::new(AtomicUsize::new(count));
         let (ready, ready_workers) = channel();
         let mut server = Self { handle, workers: Vec::with_capacity(count), ended };
         for (number, epoll) in epolls.into_iter().enumerate() {
-            let leave = Leave {
-                handle: server.handle.clone(),
-                number,
-                running: Arc::clone(&running),
-                ended: Arc::clone(&server.ended),
-            };
-            let (listeners, make, rules) = (listeners.clone(), Arc::clone(&make), rules.clone());
-            let ready = ready.clone();
-            let body = move || {
-                let mailboxes = Arc::clone(&leave.handle.mailboxes);
-                let (service, trace) = (make.0(&leave.handle), make.1());
-                let worker = Worker::<S, D, T>::new(epoll, number as u16, &listeners, mailboxes, rules, service, trace);
-                // From here on the worker alone decides how long the listeners live.
-                drop(listeners);
-                if worker.is_ok() {
-                    // Nobody listens only if another thread could not be had; then this one is about to be stopped.
-                    let _ = ready.send(());
-                }
-                drop(ready);
-                let result = worker.and_then(Worker::run).map_err(Error::from);
-                if result.is_err() {
-                    leave.handle.shutdown();
-                }
-                result
-            };
+            let (handle, running, ended) = (server.handle.clone(), Arc::clone(&running), Arc::clone(&server.ended));
+            let rules = Rules { timeouts: config.timeouts, handoff, gate: Arc::clone(&handle.gate) };
+            let leave = Leave { handle, number, running, ended };
+            let (listeners, make, ready) = (listeners.clone(), Arc::clone(&make), ready.clone());
+            let body = move || work::<D, S, T>(&leave, epoll, listeners, rules, &make.0, &make.1, ready);
             // If this fails, dropping `server` stops those that run.
             let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(body);
             server.workers.push(thread.map_err(Error::Start)?);
@@ -275,6 +251,38 @@ impl Drop for Server {
     }
 }
 
+/// What the thread of a worker does, from its beginning to its end.
+fn work<D, S, T>(
+    leave: &Leave,
+    epoll: Epoll,
+    listeners: Vec<Arc<Listener>>,
+    rules: Rules,
+    service: &impl Fn(&Handle) -> S,
+    trace: &impl Fn() -> T,
+    ready: Sender<()>,
+) -> Result<(), Error>
+where
+    D: Discipline,
+    S: Service,
+    T: Trace,
+{
+    let mailboxes = Arc::clone(&leave.handle.mailboxes);
+    let (service, trace) = (service(&leave.handle), trace());
+    let worker = Worker::<S, D, T>::new(epoll, leave.number as u16, &listeners, mailboxes, rules, service, trace);
+    // From here on the worker alone decides how long the listeners live.
+    drop(listeners);
+    if worker.is_ok() {
+        // Nobody listens only if another thread could not be had; then this one is about to be stopped.
+        let _ = ready.send(());
+    }
+    drop(ready);
+    let result = worker.and_then(Worker::run).map_err(Error::from);
+    if result.is_err() {
+        leave.handle.shutdown();
+    }
+    result
+}
+
 /// Dropped when a worker ends. After a panic the others end too: never half a server.
 struct Leave {
     handle: Handle,
@@ -308,6 +316,16 @@ pub struct Handle {
 }
 
 impl Handle {
+    fn new(config: &Config, listeners: usize) -> io::Result<Self> {
+        let mailboxes: io::Result<Vec<_>> = (0..config.workers).map(|_| Mailbox::new().map(Arc::new)).collect();
+        Ok(Self {
+            mailboxes: mailboxes?.into(),
+            gate: Arc::new(Gate::new(config.limits, config.access.clone(), Instant::now())),
+            ending: Arc::default(),
+            listeners: Arc::new(AtomicUsize::new(listeners)),
+        })
+    }
+
     /// Sends bytes to one connection. If it is gone when the message gets there,
     /// [`Service::undelivered`] is told; nobody else ever receives them.
     ///
