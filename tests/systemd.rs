@@ -301,7 +301,6 @@ UNIT
         exec 5>&-
         systemctl stop test.service
         lines
-        journalctl -q -o cat -p 7..7 _COMM=eagain | sed "s/^/7 /"
         "#,
     ) else {
         return;
