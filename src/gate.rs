@@ -29,11 +29,16 @@ pub struct Limits {
 
 /// Why a connection was not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
+pub enum TurnedAway {
+    /// The [`AccessList`] is against its address.
     Denied,
+    /// There were [`Limits::connections`].
     Connections,
+    /// There were [`Limits::connections_per_ip`] from its address.
     PerIp,
+    /// More came than [`Limits::accepts_per_second`].
     Rate,
+    /// [`Limits::buffered_bytes`] were kept.
     Buffered,
 }
 
@@ -75,20 +80,20 @@ impl Gate {
     }
 
     /// Lets a client in, who is to [`leave`](Self::leave) when it goes, or says what is full.
-    pub(crate) fn enter(&self, peer: &Peer, now: Instant) -> Result<(), Over> {
+    pub(crate) fn enter(&self, peer: &Peer, now: Instant) -> Result<(), TurnedAway> {
         let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
         let (limits, access) = &*rules;
         if !access.admits_peer(peer) {
-            return Err(Over::Denied);
+            return Err(TurnedAway::Denied);
         }
         if limits.buffered_bytes.is_some_and(|most| self.buffered.load(Ordering::Relaxed) >= most) {
-            return Err(Over::Buffered);
+            return Err(TurnedAway::Buffered);
         }
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         let verdict = if limits.connections.is_some_and(|most| before >= most) {
-            Err(Over::Connections)
+            Err(TurnedAway::Connections)
         } else if !self.has_token(limits.accepts_per_second, now) {
-            Err(Over::Rate)
+            Err(TurnedAway::Rate)
         } else {
             self.enter_address(limits.connections_per_ip, peer)
         };
@@ -99,9 +104,9 @@ impl Gate {
     }
 
     /// Lets a client in who only watches, and is in nobody's way: it needs no place, and has none to leave.
-    pub(crate) fn let_watch(&self, peer: &Peer) -> Result<(), Over> {
+    pub(crate) fn let_watch(&self, peer: &Peer) -> Result<(), TurnedAway> {
         let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
-        if rules.1.admits_peer(peer) { Ok(()) } else { Err(Over::Denied) }
+        if rules.1.admits_peer(peer) { Ok(()) } else { Err(TurnedAway::Denied) }
     }
 
     /// Lets a client in who was in already, with another process.
@@ -137,12 +142,12 @@ impl Gate {
     }
 
     /// Addresses are counted without a limit too: it may be set later.
-    fn enter_address(&self, most: Option<usize>, peer: &Peer) -> Result<(), Over> {
+    fn enter_address(&self, most: Option<usize>, peer: &Peer) -> Result<(), TurnedAway> {
         let Some(address) = peer.ip() else { return Ok(()) };
         let mut per_ip = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
         let count = per_ip.entry(address.ip()).or_default();
         if most.is_some_and(|most| *count >= most) {
-            return Err(Over::PerIp);
+            return Err(TurnedAway::PerIp);
         }
         *count += 1;
         Ok(())
@@ -177,7 +182,7 @@ mod tests {
     fn a_place_is_free_again_when_a_client_leaves() {
         let now = Instant::now();
         let gate = Gate::new(Limits { connections: Some(2), ..Limits::default() }, AccessList::default(), now);
-        assert_eq!([1, 2, 3].map(|_| gate.enter(&peer(1), now)), [Ok(()), Ok(()), Err(Over::Connections)]);
+        assert_eq!([1, 2, 3].map(|_| gate.enter(&peer(1), now)), [Ok(()), Ok(()), Err(TurnedAway::Connections)]);
         gate.leave(&peer(1));
         assert_eq!(gate.enter(&peer(1), now), Ok(()));
     }
@@ -187,7 +192,7 @@ mod tests {
         let now = Instant::now();
         let gate = Gate::new(Limits { connections_per_ip: Some(1), ..Limits::default() }, AccessList::default(), now);
         assert_eq!(gate.enter(&peer(1), now), Ok(()));
-        assert_eq!(gate.enter(&peer(1), now), Err(Over::PerIp));
+        assert_eq!(gate.enter(&peer(1), now), Err(TurnedAway::PerIp));
         assert_eq!(gate.enter(&peer(2), now), Ok(()));
         assert_eq!([1, 2].map(|_| gate.enter(&Peer::UNIX, now)), [Ok(()), Ok(())]);
         gate.leave(&peer(1));
@@ -213,7 +218,7 @@ mod tests {
         let gate = Gate::new(Limits { buffered_bytes: Some(100), ..Limits::default() }, AccessList::default(), now);
         assert!(gate.keep(0, 60));
         assert!(gate.keep(0, 40));
-        assert_eq!(gate.enter(&peer(1), now), Err(Over::Buffered));
+        assert_eq!(gate.enter(&peer(1), now), Err(TurnedAway::Buffered));
         assert!(!gate.keep(40, 41));
         assert!(gate.keep(41, 0));
         assert_eq!(gate.enter(&peer(1), now), Ok(()));

@@ -100,7 +100,7 @@ mod worker;
 pub use access::{AccessList, Cidr, CidrError};
 pub use buffer::{Input, Output};
 pub use client::{Client, ConnectionId, Peer};
-pub use gate::Limits;
+pub use gate::{Limits, TurnedAway};
 pub use listener::{Address, Error as ListenError, Listener, somaxconn};
 pub use mailbox::SendError;
 pub use metrics::{Counters, ListenerCounters, TURN_BOUNDS, TurnTimes, WorkerCounters};

@@ -118,6 +118,8 @@ fn every_option_of_the_command_line_has_its_key() {
             Some("N" | "SECONDS" | "BYTES") => "7",
             Some("CIDR") => "\"10.0.0.0/8\"",
             Some("HOW") => "\"exclusive\"",
+            Some("LEVEL") => "\"debug\"",
+            Some("FORMAT") => "\"json\"",
             _ => "true",
         };
         let (output, said) = check(&format!("{key} = {value}\n"), &[]);

@@ -281,6 +281,43 @@ UNIT
     report.lacks("<6>");
 }
 
+/// The journal's own priority of each line of JSON is the one that the line says.
+#[test]
+#[cfg(feature = "cli")]
+fn lines_of_json_have_their_priority_in_the_journal() {
+    let Some(report) = in_sandbox(
+        &[],
+        r#"
+        cat >/run/systemd/system/test.service <<'UNIT'
+[Service]
+Type=notify
+ExecStart=/usr/bin/eagain serve --echo 7007 --backlog 2000000000 --log-format json --log-level debug
+UNIT
+        sed 's/--echo 7007/--echo 192.0.2.1:7/' /run/systemd/system/test.service >/run/systemd/system/bad.service
+        start test.service
+        systemctl start bad.service 2>/dev/null && fail "it binds a foreign address"
+        open 7007 || fail "connect"
+        ask hello
+        exec 5>&-
+        systemctl stop test.service
+        lines
+        "#,
+    ) else {
+        return;
+    };
+    let objects = report.0.lines().filter_map(|line| line.split_once(' ').filter(|(_, rest)| rest.starts_with('{')));
+    let mut told: Vec<u64> = Vec::new();
+    for (priority, text) in objects {
+        let object: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(object["priority"].as_u64(), priority.parse().ok(), "{text}");
+        told.extend(object["priority"].as_u64());
+    }
+    for priority in 3..=7 {
+        assert!(told.contains(&priority), "no line of priority {priority} in:\n{}", report.0);
+    }
+    report.lacks("<6>");
+}
+
 // ---- the watchdog -------------------------------------------------------------------------------------------------
 
 #[test]

@@ -33,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("access", &["client"]),
     ("buffer", &["client"]),
     ("gate", &["client", "access"]),
-    ("service", &["buffer", "client", "deadline", "timeouts"]),
+    ("service", &["buffer", "client", "deadline", "timeouts", "gate"]),
     ("listener", &["sys", "client"]),
     ("connection", &["sys", "buffer", "timeouts"]),
     ("trace", &["sys", "client", "service"]),

@@ -15,6 +15,14 @@ _eagain() {
             mapfile -t COMPREPLY < <(compgen -W 'handoff exclusive reuseport' -- "$word")
             return
             ;;
+        serve:--log-level)
+            mapfile -t COMPREPLY < <(compgen -W 'error warning notice info debug' -- "$word")
+            return
+            ;;
+        serve:--log-format)
+            mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$word")
+            return
+            ;;
         serve:--edge-triggered | serve:--check | serve:--proxy-protocol | serve:--trace | serve:--help) ;;
         serve:--* | connect:--max-frame | connect:--connect-timeout) return ;;
     esac
@@ -44,6 +52,8 @@ _eagain() {
                 --deny
                 --metrics
                 --trace
+                --log-level
+                --log-format
                 --drain-timeout
                 --max-connections
                 --max-connections-per-ip

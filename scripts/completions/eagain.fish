@@ -29,6 +29,9 @@ complete -c eagain -n $eagain_serve -l allow -x -d 'let this network connect, an
 complete -c eagain -n $eagain_serve -l deny -x -d 'close what connects from this network'
 complete -c eagain -n $eagain_serve -l metrics -x -d 'counters over HTTP: /metrics, /healthz, /readyz'
 complete -c eagain -n $eagain_serve -l trace -d 'narrate the loop on stderr'
+complete -c eagain -n $eagain_serve -l log-level -x -a 'error warning notice info debug' \
+    -d 'error, warning, notice, info or debug [info]'
+complete -c eagain -n $eagain_serve -l log-format -x -a 'text json' -d 'text or json, a line each on stderr [text]'
 complete -c eagain -n $eagain_serve -l drain-timeout -x -d 'time to finish answers after SIGTERM [5]'
 complete -c eagain -n $eagain_serve -l max-connections -x -d 'close what comes when N are connected'
 complete -c eagain -n $eagain_serve -l max-connections-per-ip -x -d 'the same for each IP address'

@@ -23,7 +23,8 @@ pub use log::{Log, LogLine};
 pub use proxy::{Proxied, ProxiedSession, ProxyError, ProxyHeader};
 
 use crate::buffer::{Input, Output};
-use crate::client::{Client, ConnectionId};
+use crate::client::{Client, ConnectionId, Peer};
+use crate::gate::TurnedAway;
 use crate::limits::INPUT_LIMIT_BYTES;
 use crate::timeouts::Expired;
 
@@ -161,6 +162,13 @@ pub trait Service {
     /// second.
     fn exhausted(&mut self, listener: usize, errno: i32) {
         let _ = (listener, errno);
+    }
+
+    /// A client was closed at once, because of the [`AccessList`](crate::AccessList) or of one of the
+    /// [`Limits`](crate::Limits). It had no session. Under attack this is called for each connection: it must be
+    /// cheap.
+    fn turned_away(&mut self, listener: usize, peer: &Peer, why: TurnedAway) {
+        let _ = (listener, peer, why);
     }
 
     /// A message of a [`Handle`](crate::Handle) came too late: that connection is gone, or has finished.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::{End, Next, Service};
 use crate::buffer::{Input, Output};
 use crate::client::{Client, ConnectionId, Peer};
+use crate::gate::TurnedAway;
 use crate::limits::PROXY_HEADER_MAX_BYTES;
 
 /// What version 1 begins with. No byte of it is also the first byte of [`SIGNATURE`].
@@ -383,6 +384,10 @@ impl<S: Service, F: FnMut(Peer, ProxyError)> Service for Proxied<S, F> {
 
     fn exhausted(&mut self, listener: usize, errno: i32) {
         self.inner.exhausted(listener, errno);
+    }
+
+    fn turned_away(&mut self, listener: usize, peer: &Peer, why: TurnedAway) {
+        self.inner.turned_away(listener, peer, why);
     }
 
     fn undelivered(&mut self, to: ConnectionId, bytes: &[u8]) {

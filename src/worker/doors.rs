@@ -9,7 +9,7 @@ use super::{Error, KEY_ACCEPT, LISTENER, Worker};
 use crate::client::{Client, ConnectionId, Peer};
 use crate::connection::Connection;
 use crate::exchange::{Discipline, Member};
-use crate::gate::Over;
+use crate::gate::TurnedAway;
 use crate::limits::{ACCEPT_BUDGET, ACCEPT_PAUSE_MS};
 use crate::listener::{Listener, Refusal, somaxconn};
 use crate::mailbox::{Message, Newcomer};
@@ -93,16 +93,17 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn place(&mut self, listener: usize, socket: NonBlocking<Socket>, peer: Peer) {
         let watches = matches!(self.doors.get(listener), Some(Some(door)) if door.stays_while_draining());
         let let_in = if watches { self.gate.let_watch(&peer) } else { self.gate.enter(&peer, self.turn.now) };
-        if let Err(over) = let_in {
+        if let Err(why) = let_in {
             let counters = self.turn.tally.all();
-            *match over {
-                Over::Connections => &mut counters.over_connections,
-                Over::PerIp => &mut counters.over_per_ip,
-                Over::Rate => &mut counters.over_rate,
-                Over::Denied => &mut counters.denied,
-                Over::Buffered => &mut counters.over_buffered,
+            *match why {
+                TurnedAway::Connections => &mut counters.over_connections,
+                TurnedAway::PerIp => &mut counters.over_per_ip,
+                TurnedAway::Rate => &mut counters.over_rate,
+                TurnedAway::Denied => &mut counters.denied,
+                TurnedAway::Buffered => &mut counters.over_buffered,
             } += 1;
-            return self.turn.trace.turned_away(listener, &peer);
+            self.turn.trace.turned_away(listener, &peer);
+            return self.turn.service.turned_away(listener, &peer, why);
         }
         let newcomer = Newcomer { socket, peer, listener, watches };
         let least =

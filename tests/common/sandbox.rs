@@ -25,7 +25,7 @@ ask() { local line; echo "$1" >&5 && read -t 60 -r line <&5 && echo "$line"; }
 lines() {
     local p
     journalctl --sync
-    for p in 3 4 5 6; do journalctl -q -o cat -t eagain -p $p..$p | sed "s/^/$p /"; done
+    for p in 3 4 5 6 7; do journalctl -q -o cat -t eagain -p $p..$p | sed "s/^/$p /"; done
 }
 "#;
 

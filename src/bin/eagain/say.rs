@@ -1,12 +1,20 @@
 //! What the program says to people. Nothing here can fail: `println!` and `eprintln!` panic when the
 //! reader has gone (`eagain --help | true`), and there is no one left to tell.
 
-use std::fmt::{Display, Write as _};
+mod json;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Display, Write as _};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::LazyLock;
+use std::panic::PanicHookInfo;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{LazyLock, OnceLock};
+use std::time::SystemTime;
+
+pub(crate) use self::json::Event;
 
 /// Writes `text` to stdout as it is.
 pub(crate) fn out(text: &str) {
@@ -24,6 +32,64 @@ pub(crate) enum Level {
     Debug = 7,
 }
 
+impl Level {
+    pub(crate) const ALL: [Self; 5] = [Self::Error, Self::Warning, Self::Notice, Self::Info, Self::Debug];
+}
+
+impl Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Notice => "notice",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        })
+    }
+}
+
+/// What a line on stderr looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+/// Of the whole program, as stderr is.
+static FORMAT: OnceLock<Format> = OnceLock::new();
+/// Lines of a higher number are not written.
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+static JOURNAL: LazyLock<bool> = LazyLock::new(stderr_is_the_journal);
+
+/// To be called once, before the first line.
+pub(crate) fn set_format(format: Format) {
+    let _ = FORMAT.set(format);
+    if format == Format::Json || *JOURNAL {
+        std::panic::set_hook(Box::new(tell_panic));
+    }
+}
+
+/// As the standard library does, but in one line, with a priority.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let trace = Backtrace::capture();
+    match trace.status() {
+        BacktraceStatus::Captured => error(format_args!("thread {name} {panic}\n{trace}")),
+        _ => error(format_args!("thread {name} {panic}")),
+    }
+}
+
+pub(crate) fn set_level(level: Level) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
+/// Whether lines of this level are written.
+#[inline]
+pub(crate) fn is_told(level: Level) -> bool {
+    level as u8 <= LEVEL.load(Ordering::Relaxed)
+}
+
 /// Tells what goes well, where someone is watching.
 pub(crate) fn note(what: impl Display) {
     tell(Level::Info, what);
@@ -39,21 +105,50 @@ pub(crate) fn error(why: impl Display) {
     tell(Level::Error, why);
 }
 
-/// Writes a line to stderr, by one `write(2)`, so that lines of several processes do not mix.
+/// Writes a line to stderr if lines of this level are written.
 pub(crate) fn tell(level: Level, what: impl Display) {
-    static JOURNAL: LazyLock<bool> = LazyLock::new(stderr_is_the_journal);
-    let line = form(level, &what.to_string(), *JOURNAL);
-    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    if is_told(level) {
+        Line::new(level, what).write();
+    }
 }
 
-/// `<4>what` for the journal, which adds time and name itself (sd-daemon(3)); `eagain: warning: what` for people.
-fn form(level: Level, what: &str, journal: bool) -> String {
-    let what = one_line(what);
-    match level {
-        _ if journal => format!("<{}>{what}\n", level as u8),
-        Level::Warning => format!("eagain: warning: {what}\n"),
-        _ => format!("eagain: {what}\n"),
+/// A line for stderr.
+pub(crate) struct Line {
+    time: SystemTime,
+    level: Level,
+    message: String,
+    event: Option<Event>,
+}
+
+impl Line {
+    /// Of this moment.
+    pub(crate) fn new(level: Level, message: impl Display) -> Self {
+        Self { time: SystemTime::now(), level, message: message.to_string(), event: None }
     }
+
+    pub(crate) fn with(self, event: Event) -> Self {
+        Self { event: Some(event), ..self }
+    }
+
+    /// Writes it, whatever its level, by one `write(2)`, so that lines of several processes do not mix.
+    pub(crate) fn write(&self) {
+        let line = form(self, *FORMAT.get().unwrap_or(&Format::Text), *JOURNAL);
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    }
+}
+
+/// `<4>what` for the journal, which adds time and name itself and takes the priority out again (sd-daemon(3)), also out
+/// of JSON; `eagain: warning: what` for people.
+fn form(line: &Line, format: Format, journal: bool) -> String {
+    // In JSON too: whoever decodes it most likely shows it on a terminal.
+    let message = one_line(&line.message);
+    let text = match (format, line.level) {
+        (Format::Json, level) => json::object(line.time, level, &message, line.event.as_ref()),
+        (Format::Text, _) if journal => message,
+        (Format::Text, Level::Warning) => format!("eagain: warning: {message}"),
+        (Format::Text, _) => format!("eagain: {message}"),
+    };
+    if journal { format!("<{}>{text}\n", line.level as u8) } else { format!("{text}\n") }
 }
 
 /// Whether stderr is what JOURNAL_STREAM names; it is inherited by processes whose stderr goes elsewhere
@@ -98,10 +193,20 @@ mod tests {
 
     #[test]
     fn the_journal_gets_the_priority_and_people_get_the_name() {
+        let form = |level, what, journal| form(&Line::new(level, what), Format::Text, journal);
         assert_eq!(form(Level::Warning, "low", true), "<4>low\n");
         assert_eq!(form(Level::Error, "a\n<6>b", true), "<3>a\\n<6>b\n");
         assert_eq!(form(Level::Warning, "low", false), "eagain: warning: low\n");
         assert_eq!(form(Level::Info, "well", false), "eagain: well\n");
+    }
+
+    #[test]
+    fn json_has_the_priority_of_the_journal_in_front_and_escapes_even_when_decoded() {
+        let line = form(&Line::new(Level::Notice, "a\nb\u{9b}2J\""), Format::Json, true);
+        let object = line.strip_prefix("<5>").unwrap().strip_suffix('\n').unwrap();
+        let object: serde_json::Value = serde_json::from_str(object).unwrap();
+        assert_eq!(object["message"], "a\\nb\\u{9b}2J\"");
+        assert!(form(&Line::new(Level::Info, ""), Format::Json, false).starts_with('{'));
     }
 
     #[test]

@@ -8,10 +8,12 @@ mod handover;
 mod listening;
 mod metrics;
 mod narrator;
+mod quota;
 mod scribe;
 mod services;
 mod supervisor;
 mod systemd;
+mod visits;
 
 use std::process::ExitCode;
 
@@ -25,14 +27,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use self::handover::{Arrival, Way};
 use self::listening::{Listening, Names};
 use self::narrator::Narrator;
+use self::quota::Kind;
 use self::scribe::Scribe;
 use self::services::{Any, Setting};
 use self::supervisor::Supervisor;
 use self::systemd::Manager;
 use crate::cli::{self, ServiceName};
-use crate::say::{self, Level};
+use crate::say::{self, Event, Level};
 
 pub(crate) fn run(options: cli::Serve) -> ExitCode {
+    say::set_format(options.log_format);
+    say::set_level(options.log_level);
     match serve(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -140,8 +145,11 @@ fn start(options: &cli::Serve, listeners: Vec<Listener>, names: Names, scribe: S
     }
     let proxied = move |handle: &Handle| {
         let scribe = refused.clone();
-        let proxied =
-            Proxied::new(service(handle), move |from, why| scribe.line(format_args!("closing {from}: {why}")));
+        let proxied = Proxied::new(service(handle), move |peer, why| {
+            scribe.tell_some(Kind::ProxyHeader, || {
+                (format!("closing {peer}: {why}"), Event::ProxyHeader { peer, reason: why.to_string() })
+            });
+        });
         // Whoever reads the metrics comes by himself.
         direct.iter().fold(proxied, |proxied, &listener| proxied.except(listener))
     };

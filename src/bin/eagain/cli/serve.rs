@@ -11,6 +11,7 @@ use eagain::{AccessList, Cidr, Limits, Timeouts};
 use super::Stop;
 use super::values::{MIB, address, bytes, max_frame, seconds, timeout, whole};
 use crate::address::Address;
+use crate::say::{Format, Level};
 
 /// A thread per processor is the point; more than this is a typing error.
 const WORKERS_MAX: u64 = 1024;
@@ -31,11 +32,9 @@ pub(crate) enum ServiceName {
 
 impl ServiceName {
     pub(crate) const ALL: [Self; 6] = [Self::Echo, Self::Discard, Self::Chargen, Self::Frames, Self::Log, Self::Delay];
-}
 
-impl fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             ServiceName::Echo => "echo",
             ServiceName::Discard => "discard",
             ServiceName::Chargen => "chargen",
@@ -43,7 +42,13 @@ impl fmt::Display for ServiceName {
             ServiceName::Log => "log",
             ServiceName::Delay => "delay",
             ServiceName::Metrics => "metrics",
-        })
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
@@ -75,6 +80,8 @@ pub(crate) struct Serve {
     pub(crate) proxy_protocol: bool,
     pub(crate) access: AccessList,
     pub(crate) trace: bool,
+    pub(crate) log_level: Level,
+    pub(crate) log_format: Format,
     /// 0 to a day.
     pub(crate) drain_timeout: Duration,
     /// Where SIGHUP finds what may be changed while it serves.
@@ -161,6 +168,12 @@ pub(super) struct ServeArgs {
     /// narrate the loop on stderr
     #[argh(switch)]
     trace: bool,
+    /// error, warning, notice, info or debug [info]
+    #[argh(option, arg_name = "LEVEL", from_str_fn(log_level))]
+    log_level: Option<Level>,
+    /// text or json, a line each on stderr [text]
+    #[argh(option, arg_name = "FORMAT", from_str_fn(log_format))]
+    log_format: Option<Format>,
     /// time to finish answers after SIGTERM [5]
     #[argh(option, arg_name = "SECONDS", from_str_fn(drain_timeout))]
     drain_timeout: Option<Duration>,
@@ -219,6 +232,8 @@ impl ServeArgs {
             proxy_protocol: self.proxy_protocol,
             access: AccessList::new(self.allow, self.deny),
             trace: self.trace,
+            log_level: self.log_level.unwrap_or(Level::Info),
+            log_format: self.log_format.unwrap_or(Format::Text),
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(5)),
             config: self.config.map(PathBuf::from),
             check: self.check,
@@ -287,5 +302,18 @@ fn accept(text: &str) -> Result<Accept, String> {
         "exclusive" => Ok(Accept::Exclusive),
         "reuseport" => Ok(Accept::Reuseport),
         _ => Err("expected handoff, exclusive or reuseport".to_owned()),
+    }
+}
+
+fn log_level(text: &str) -> Result<Level, String> {
+    let level = Level::ALL.into_iter().find(|level| level.to_string() == text);
+    level.ok_or_else(|| "expected error, warning, notice, info or debug".to_owned())
+}
+
+fn log_format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("expected text or json".to_owned()),
     }
 }

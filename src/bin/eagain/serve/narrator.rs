@@ -9,14 +9,15 @@ use std::time::Duration;
 use eagain::sys::epoll::{Event, Interest, Mode};
 use eagain::{Client, ConnectionId, End, Peer, Trace};
 
-use crate::say;
+use crate::say::{Event as About, Level, Line};
 
 /// Tells it.
 #[derive(Default)]
 pub(crate) struct Narrator;
 
+/// Whatever `--log-level` says: it was asked for by name.
 fn tell(line: impl Display) {
-    say::tell(say::Level::Debug, format_args!("trace: {line}"));
+    Line::new(Level::Debug, format_args!("trace: {line}")).with(About::Trace).write();
 }
 
 /// `17`, or `EAGAIN` as the kernel calls it.

@@ -5,10 +5,11 @@ use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
-use crate::say::{self, Level};
+use super::quota::{Kind, Quotas, Verdict};
+use crate::say::{self, Event, Level, Line};
 
 /// Lines of clients' input that may wait (up to 4 KiB each); then their clients do.
 const INPUT_LINES_MAX: usize = 256;
@@ -17,18 +18,22 @@ const LINES_MAX: usize = 65_536;
 /// How long the end of the program waits for a reader of stderr.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// How many lines wait, and how many were dropped.
+/// What the workers and the thread share.
 #[derive(Default)]
-struct Count {
+struct Shared {
     waiting: AtomicUsize,
     dropped: AtomicUsize,
+    quotas: Quotas,
 }
+
+/// A line; or nothing, but a look at the quotas is due.
+type Message = Option<Line>;
 
 /// Where the workers leave their lines. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Scribe {
-    lines: Sender<(Level, String)>,
-    count: Arc<Count>,
+    lines: Sender<Message>,
+    shared: Arc<Shared>,
 }
 
 /// The thread that writes.
@@ -40,14 +45,14 @@ impl Scribe {
     pub(crate) fn start() -> io::Result<(Self, Writer)> {
         let (lines, waiting) = channel();
         let (alive, ended) = channel();
-        let count = Arc::new(Count::default());
-        let seen = Arc::clone(&count);
+        let shared = Arc::new(Shared::default());
+        let seen = Arc::clone(&shared);
         let body = move || {
             write(&waiting, &seen);
             drop(alive);
         };
         std::thread::Builder::new().name("scribe".to_owned()).spawn(body)?;
-        Ok((Self { lines, count }, Writer { ended }))
+        Ok((Self { lines, shared }, Writer { ended }))
     }
 
     /// Leaves a line that must not be lost as long as there is any room.
@@ -57,24 +62,56 @@ impl Scribe {
 
     /// As [`line`](Self::line), for what matters more, or less.
     pub(crate) fn tell(&self, level: Level, line: impl Display) {
-        if !self.leave(level, line, LINES_MAX) {
-            self.count.dropped.fetch_add(1, Ordering::Relaxed);
+        if say::is_told(level) {
+            self.leave(Line::new(level, line));
         }
     }
 
-    /// Leaves a line of a client's input; `false` if too many wait.
-    pub(crate) fn input_line(&self, line: impl Display) -> bool {
-        self.leave(Level::Info, line, INPUT_LINES_MAX)
+    /// As [`tell`](Self::tell), for lines that clients can cause; too many of a kind are only counted.
+    pub(crate) fn tell_some<M: Display>(&self, kind: Kind, line: impl FnOnce() -> (M, Event)) {
+        if !say::is_told(kind.level()) {
+            return;
+        }
+        match self.shared.quotas.take(kind, Instant::now()) {
+            Verdict::Write => {
+                let (message, event) = line();
+                self.leave(Line::new(kind.level(), message).with(event));
+            }
+            Verdict::Count { first: true } => self.send(None),
+            Verdict::Count { first: false } => {}
+        }
     }
 
-    fn leave(&self, level: Level, line: impl Display, most: usize) -> bool {
-        if self.count.waiting.load(Ordering::Relaxed) >= most {
-            return false;
+    /// As [`line`](Self::line), for what the program is asked to show, whatever the level.
+    pub(crate) fn show(&self, line: impl Display, event: Event) {
+        self.leave(Line::new(Level::Info, line).with(event));
+    }
+
+    /// As [`show`](Self::show), for a client's input; `false` if too many lines wait.
+    pub(crate) fn show_input(&self, line: impl Display, event: Event) -> bool {
+        let room = self.has_room(INPUT_LINES_MAX);
+        if room {
+            self.show(line, event);
         }
-        self.count.waiting.fetch_add(1, Ordering::Relaxed);
+        room
+    }
+
+    fn has_room(&self, most: usize) -> bool {
+        self.shared.waiting.load(Ordering::Relaxed) < most
+    }
+
+    fn leave(&self, line: Line) {
+        if self.has_room(LINES_MAX) {
+            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+            self.send(Some(line));
+        } else {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn send(&self, message: Message) {
         // Nobody receives only if the thread has panicked; then there is nobody to tell.
-        let _ = self.lines.send((level, line.to_string()));
-        true
+        let _ = self.lines.send(message);
     }
 }
 
@@ -86,13 +123,34 @@ impl Writer {
     }
 }
 
-fn write(lines: &Receiver<(Level, String)>, count: &Count) {
-    while let Ok((level, line)) = lines.recv() {
-        say::tell(level, line);
-        count.waiting.fetch_sub(1, Ordering::Relaxed);
-        let lost = count.dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            say::warning(format_args!("{lost} lines were dropped: stderr is read too slowly"));
+fn write(lines: &Receiver<Message>, shared: &Shared) {
+    loop {
+        shared.quotas.due(Instant::now()).iter().for_each(Line::write);
+        match next(lines, shared.quotas.next()) {
+            Ok(Some(line)) => {
+                line.write();
+                shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                tell_dropped(shared);
+            }
+            Ok(None) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
+    }
+    shared.quotas.rest(Instant::now()).iter().for_each(Line::write);
+}
+
+/// Sleeps until there is a line, or it is `until`.
+fn next(lines: &Receiver<Message>, until: Option<Instant>) -> Result<Message, RecvTimeoutError> {
+    match until {
+        Some(until) => lines.recv_timeout(until.saturating_duration_since(Instant::now())),
+        None => lines.recv().map_err(|RecvError| RecvTimeoutError::Disconnected),
+    }
+}
+
+/// Whatever the level: a log with a hole must say so.
+fn tell_dropped(shared: &Shared) {
+    let lost = shared.dropped.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        Line::new(Level::Warning, format_args!("{lost} lines were dropped: stderr is read too slowly")).write();
     }
 }

@@ -4,14 +4,16 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use eagain::service::{Chargen, Delay, Delayed, Discard, Echo, FrameError, Frames, Log, LogLine};
-use eagain::{Client, End, Handle, Input, Next, Output, Service};
+use eagain::{Client, End, Handle, Input, Next, Output, Peer, Service, TurnedAway};
 
 use super::exposition::Exposition;
 use super::listening::Names;
 use super::metrics::{Conversation, Endpoint};
+use super::quota::Kind;
 use super::scribe::Scribe;
+use super::visits::{self, Visits};
 use crate::cli::ServiceName;
-use crate::say::{self, Level};
+use crate::say::{self, Event};
 
 /// What the workers make their services of.
 pub(crate) struct Setting {
@@ -34,6 +36,7 @@ pub(crate) struct Any {
     known: Vec<ServiceName>,
     names: Names,
     scribe: Scribe,
+    visits: Visits,
     frames: Frames,
     delay: Delay,
     log: Log<Tell>,
@@ -56,16 +59,11 @@ pub(crate) enum Session {
 impl Any {
     pub(crate) fn new(setting: &Setting, scribe: Scribe, handle: &Handle) -> Self {
         let log = scribe.clone();
-        let tell: Tell = Box::new(move |line| match line {
-            LogLine::Received(..) => log.input_line(format_args!("log: {line}")),
-            LogLine::Connected(_) | LogLine::Offline(..) => {
-                log.line(format_args!("log: {line}"));
-                true
-            }
-        });
+        let tell: Tell = Box::new(move |line| show(&log, line));
         Self {
             known: setting.names.all(),
             names: setting.names.clone(),
+            visits: Visits::new(scribe.clone()),
             scribe,
             frames: Frames::new(setting.max_frame),
             delay: Delay::new(setting.delay),
@@ -99,6 +97,23 @@ impl Any {
     }
 }
 
+/// What the log service is for.
+fn show(scribe: &Scribe, line: LogLine<'_>) -> bool {
+    let event = |peer, what, bytes| Event::Log { peer, what, bytes };
+    let text = format_args!("log: {line}");
+    match line {
+        LogLine::Received(peer, bytes) => scribe.show_input(text, event(peer, "received", Some(bytes.len()))),
+        LogLine::Connected(peer) => {
+            scribe.show(text, event(peer, "connected", None));
+            true
+        }
+        LogLine::Offline(peer, _) => {
+            scribe.show(text, event(peer, "offline", None));
+            true
+        }
+    }
+}
+
 /// Calls the service of the session with these arguments.
 macro_rules! each {
     ($any:expr, $session:expr, $method:ident, $($argument:expr),*) => {
@@ -118,7 +133,9 @@ impl Service for Any {
     type Session = Session;
 
     fn open(&mut self, client: &Client) -> Session {
-        match self.name(client.listener) {
+        let name = self.name(client.listener);
+        self.visits.open(client, name);
+        match name {
             ServiceName::Echo => Session::Echo,
             ServiceName::Discard => Session::Discard,
             ServiceName::Chargen => Session::Chargen(Chargen.open(client)),
@@ -136,7 +153,10 @@ impl Service for Any {
     fn data(&mut self, session: &mut Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
         let next = each!(self, session, data, input, output);
         if let (Next::Finish, Session::Frames(Err(why))) = (next, &*session) {
-            self.scribe.line(format_args!("frames: closing {}: {why}", output.client().peer));
+            let peer = output.client().peer;
+            self.scribe.tell_some(Kind::Frame, || {
+                (format!("frames: closing {peer}: {why}"), Event::Frame { peer, reason: why.to_string() })
+            });
         }
         next
     }
@@ -158,6 +178,17 @@ impl Service for Any {
         if let Session::Log = session {
             self.log.close((), client, end);
         }
+        let name = self.name(client.listener);
+        self.visits.close(client, name, end);
+    }
+
+    fn turned_away(&mut self, listener: usize, peer: &Peer, why: TurnedAway) {
+        let (service, peer) = (self.name(listener), *peer);
+        self.scribe.tell_some(Kind::TurnedAway, || {
+            let (reason, text) = visits::reason(why);
+            let event = Event::TurnedAway { service: service.name(), peer, reason };
+            (format!("{service}: not letting {peer} in: {text}"), event)
+        });
     }
 
     /// The name of the service and a line feed, before what it packs.
@@ -169,7 +200,7 @@ impl Service for Any {
     fn unpack(&mut self, client: &Client, packed: &[u8], now: Instant) -> Option<Session> {
         let name = self.name(client.listener);
         let packed = packed.strip_prefix(format!("{name}\n").as_bytes())?;
-        Some(match name {
+        let session = match name {
             ServiceName::Echo => Echo.unpack(client, packed, now).map(|()| Session::Echo)?,
             ServiceName::Discard => Discard.unpack(client, packed, now).map(|()| Session::Discard)?,
             ServiceName::Chargen => Session::Chargen(Chargen.unpack(client, packed, now)?),
@@ -177,14 +208,18 @@ impl Service for Any {
             ServiceName::Log => self.log.unpack(client, packed, now).map(|()| Session::Log)?,
             ServiceName::Delay => Session::Delay(self.delay.unpack(client, packed, now)?),
             ServiceName::Metrics => return None,
-        })
+        };
+        self.visits.open(client, name);
+        Some(session)
     }
 
     fn exhausted(&mut self, _: usize, errno: i32) {
         let now = Instant::now();
         if self.exhausted.is_none_or(|told| now - told >= QUIET) {
-            let why = say::reason(&io::Error::from_raw_os_error(errno));
-            self.scribe.tell(Level::Warning, format_args!("clients have to wait: {why}; trying again"));
+            self.scribe.tell_some(Kind::Shortage, || {
+                let reason = say::reason(&io::Error::from_raw_os_error(errno));
+                (format!("clients have to wait: {reason}; trying again"), Event::Shortage { reason })
+            });
         }
         self.exhausted = Some(now);
     }

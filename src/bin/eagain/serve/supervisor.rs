@@ -123,6 +123,7 @@ impl<'a> Supervisor<'a> {
         self.listening.apply(changes, server, &self.manager).map_err(|why| why.to_string())?;
         self.drain_timeout = new.drain_timeout;
         server.reconfigure(new.limits, new.timeouts, new.access);
+        say::set_level(new.log_level);
         Ok("reloaded: listeners, limits, timeouts and addresses are those of the file now")
     }
 }
@@ -155,6 +156,7 @@ fn read_again(old: &cli::Serve) -> Result<cli::Serve, String> {
         ("max-frame", new.max_frame != old.max_frame),
         ("delay-ms", new.delay != old.delay),
         ("trace", new.trace != old.trace),
+        ("log-format", new.log_format != old.log_format),
         ("proxy-protocol", new.proxy_protocol != old.proxy_protocol),
     ];
     let changed: Vec<&str> = fixed.into_iter().filter(|&(_, changed)| changed).map(|(name, _)| name).collect();

@@ -123,7 +123,7 @@ impl Manager {
     pub(crate) fn connect() -> Result<Self, Failure> {
         let socket = std::env::var_os("NOTIFY_SOCKET").map(|name| connect(&name)).transpose();
         let socket = socket.map_err(|error| format!("NOTIFY_SOCKET: {}", say::reason(&error)))?;
-        let mine = number("WATCHDOG_PID")?.is_none_or(|pid| pid == process::id().into());
+        let mine = number("WATCHDOG_PID")?.is_none_or(|pid| pid == u64::from(process::id()));
         let limit = number("WATCHDOG_USEC")?.filter(|_| mine && socket.is_some());
         let watchdog = limit.map(|limit| Watchdog {
             every: Duration::from_micros(limit) / 2,
