@@ -225,6 +225,6 @@ CONF
     for (name, value) in [("new", "hello"), ("again", "hello"), ("old", "old"), ("older", "older")] {
         assert_eq!(report.value(name), value);
     }
-    report.has("5 reloaded: listeners, limits, timeouts and addresses are those of the file now\n");
+    report.has("5 reloaded: listeners, limits, timeouts, addresses and log level are those of the file now\n");
     report.has("3 not reloaded, nothing is changed: /etc/eagain.toml:1: unknown key 'what'");
 }

@@ -124,7 +124,7 @@ impl<'a> Supervisor<'a> {
         self.drain_timeout = new.drain_timeout;
         server.reconfigure(new.limits, new.timeouts, new.access);
         say::set_level(new.log_level);
-        Ok("reloaded: listeners, limits, timeouts and addresses are those of the file now")
+        Ok("reloaded: listeners, limits, timeouts, addresses and log level are those of the file now")
     }
 }
 
