@@ -4,7 +4,7 @@
 //! - a. A readable listener promises nothing: another worker may have been faster (`eagain-after-in-is-legal`), so it
 //!   is always non-blocking.
 //! - b. An accepted socket inherits neither O_NONBLOCK nor close-on-exec (`accept-inherits-nothing`): `accept4` sets
-//!   both. It does inherit TCP_NODELAY, so that is set here, once, and costs nothing per connection.
+//!   both. It does inherit TCP_NODELAY and SO_KEEPALIVE, so they are set here, once, and cost nothing per connection.
 //! - c. When descriptors have run out, the connection stays in the queue: a level-triggered listener spins
 //!   (`emfile-lt-spins`), an edge-triggered one sleeps for ever (`emfile-et-stalls`). The worker takes it out of its
 //!   epoll and puts it back after a rest, or when a connection closes.
@@ -267,6 +267,8 @@ impl Listener {
         let bound = socket.local_addr()?;
         if bound.is_ipv4() || bound.is_ipv6() {
             socket.set_tcp_nodelay(true)?;
+            // A peer that vanished while nothing is on its way to it (power cut, lost route) would stay for ever.
+            socket.set_keepalive(true)?;
         }
         Ok(Self { sockets: vec![NonBlocking::new(socket)?], address: Address::of(&bound), name, stays: false })
     }

@@ -21,7 +21,18 @@ use injector::*;
 use nix::sys::signal::Signal;
 use pressure::wait_until_at_rest;
 
-in_one_setup!(level, false, 1, a_failed_recv, a_failed_send, a_failed_wait, a_failed_registration, a_failed_deletion);
+in_one_setup!(
+    level,
+    false,
+    1,
+    a_failed_recv,
+    a_failed_send,
+    a_failed_wait,
+    a_failed_wait_of_the_main_thread,
+    a_failed_registration,
+    a_failed_change,
+    a_failed_deletion
+);
 in_one_setup!(edge, true, 1, a_failed_recv, a_failed_send, a_failed_wait, a_failed_registration, a_failed_deletion);
 in_every_setup! {
     a_failed_accept,
@@ -83,6 +94,10 @@ const WAIT: &[Row] = &[
     (&["EBADF", "EINVAL", "EFAULT"], Fatal, "a bug of ours"),
 ];
 
+/// The same of the main thread. What stays ends it here, too: a server that hears no signal cannot be drained.
+const WAIT_OF_MAIN: &[Row] =
+    &[(&["EAGAIN", "ENOMEM", "ENOBUFS", "EMFILE", "EINVAL"], Unseen, "not possible; tried again, 16 times")];
+
 /// EPOLL_CTL_ADD of a new connection.
 const ADD: &[Row] = &[
     (
@@ -91,6 +106,12 @@ const ADD: &[Row] = &[
         "no memory, or max_user_watches: this client goes, the next ones wait in the queue",
     ),
     (&["EINTR", "EAGAIN", "ENOBUFS", "EMFILE"], Closed, "not possible; as above"),
+];
+
+/// EPOLL_CTL_MOD, which level asks for when a client does not take its answers: without it the connection would hang.
+const MOD: &[Row] = &[
+    (&["ENOMEM"], Closed, "nobody would tell when the client takes its answers again"),
+    (&["EINTR", "EAGAIN", "ENOSPC"], Closed, "not possible; as above"),
 ];
 
 /// A write to an eventfd that wakes a worker. With the errors that are not possible (the counter is 64 bits wide), what
@@ -427,6 +448,43 @@ fn a_failed_registration(setup: Setup) {
         injector.end();
         drop(hit);
         scene.ends_as_before();
+    });
+}
+
+/// Only level changes a registration.
+fn a_failed_change(setup: Setup) {
+    every_case(setup, MOD, &["1", "1+2"], |case| {
+        let scene = Scene::set(case.setup);
+        let hit = scene.client();
+        let injector = scene.strike(&[&case.fault("epoll_ctl")]);
+        // Sends and reads nothing, until its answers do not fit any more.
+        hit.set_write_timeout(Some(DEADLINE / 2)).unwrap();
+        let block = pattern(64 * 1024, 3);
+        let outcome = std::iter::repeat_with(|| Write::write_all(&mut &hit, &block)).find_map(Result::err);
+        let kind = outcome.expect("an end").kind();
+        assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{kind:?}");
+        scene.server.wait_for_fd_count(scene.fds + 1);
+        injector.must_be_quiet(20);
+        injector.end();
+        drop(hit);
+        scene.ends_as_before();
+    });
+}
+
+/// The main thread has no clients, and waits for signals: its trouble is not theirs.
+fn a_failed_wait_of_the_main_thread(setup: Setup) {
+    every_case(setup, WAIT_OF_MAIN, &["1", "1+2", "1+"], |case| {
+        let mut scene = Scene::set(case.setup);
+        let injector = Injector::attach(&scene.server, Threads::Main, &[&case.fault(WAITS)]);
+        if case.when == "1+" {
+            return scene.ends_loudly();
+        }
+        wait_until("the wait has failed", || injector.has_struck());
+        scene.others_are_served();
+        injector.must_be_quiet(20);
+        scene.server.signal(Signal::SIGTERM);
+        expect_to_end(&scene.bystander, b"");
+        assert!(scene.server.wait_for_exit().success());
     });
 }
 

@@ -446,6 +446,14 @@ fn a_promised_descriptor_that_is_not_there_is_named() {
     assert_eq!(said, "eagain: descriptor 3, which was passed as 'echo': it is not inherited\n");
     let said = serve_as_told("JOURNAL_STREAM=1:1 LISTEN_PID=$$ LISTEN_FDS=many exec \"$0\" serve");
     assert_eq!(said, "eagain: LISTEN_FDS is \"many\", not a number\n");
+    let said = serve_as_told("LISTEN_PID=$$ LISTEN_FDS=2147483645 exec \"$0\" serve");
+    assert_eq!(said, "eagain: LISTEN_FDS is 2147483645, more than there can be\n");
+}
+
+#[test]
+fn a_watchdog_that_nobody_could_feed_is_refused() {
+    let said = serve_as_told("WATCHDOG_USEC=0 exec \"$0\" serve");
+    assert_eq!(said, "eagain: WATCHDOG_USEC is 0: nobody can be that quick\n");
 }
 
 #[test]

@@ -16,6 +16,7 @@ const OTHER_PROGRAMS_OPTIONS: &[&str] = &[
     "--ulimit",
     "--now",
     "--maintainer",
+    "--fuzz-dir",
 ];
 
 #[test]

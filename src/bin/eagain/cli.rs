@@ -187,6 +187,10 @@ fn add_config(plan: &mut Plan<'_>) -> Result<(), Stop> {
             let key = setting.option.trim_start_matches("--");
             return Err(Stop::Failed(format!("{place}: unknown key '{key}'{hint}")));
         }
+        // Else `trace = "--check"` would be two options.
+        if is_switch(command, &setting.option) && setting.words.len() > 1 {
+            return Err(Stop::Failed(format!("{place}: {}: expected true or false", &setting.option[2..])));
+        }
         check_alone(&setting.words).map_err(|why| Stop::Failed(format!("{place}: {why}")))?;
         if !plan.words.contains(&setting.option) {
             words.extend(setting.words);
@@ -195,6 +199,10 @@ fn add_config(plan: &mut Plan<'_>) -> Result<(), Stop> {
     // The first word is the command.
     plan.words.splice(1..1, words);
     Ok(())
+}
+
+fn is_switch(command: &CommandInfoWithArgs, option: &str) -> bool {
+    command.flags.iter().any(|flag| flag.long == option && matches!(flag.kind, FlagInfoKind::Switch))
 }
 
 /// Whether a key means something by itself: an error is told with its line.

@@ -170,7 +170,7 @@ pub(crate) fn reason(error: &std::io::Error) -> String {
 
 /// `text` with its control characters escaped: a message may quote what a user, a file or a peer wrote,
 /// and that must neither start a second line nor command the terminal.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

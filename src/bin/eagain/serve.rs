@@ -3,6 +3,7 @@
 //! The main thread prepares everything, starts the workers and then sleeps in an epoll of its own until a signal comes
 //! or a worker ends.
 
+mod environment;
 mod exposition;
 mod handover;
 mod listening;

@@ -3,6 +3,7 @@
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use eagain::limits::WAIT_FAILURES_MAX;
 use eagain::sys::epoll::{Epoll, Events, Interest, Mode};
 use eagain::{Parcel, Server};
 use nix::sys::signal::Signal;
@@ -57,8 +58,14 @@ impl<'a> Supervisor<'a> {
         epoll.add(&self.server, ENDED, Interest::READ, Mode::LEVEL)?;
         self.manager.ready(self.server.handle());
         let mut events = Events::with_capacity(2);
+        let mut failed_waits = 0;
         loop {
-            epoll.wait(&mut events, self.manager.timeout())?;
+            match epoll.wait(&mut events, self.manager.timeout()) {
+                Ok(_) => failed_waits = 0,
+                // As in a worker: all clients are at stake. What stays ends it: there would be no way to drain.
+                Err(_) if failed_waits < WAIT_FAILURES_MAX => failed_waits += 1,
+                Err(error) => return Err(error.into()),
+            }
             self.manager.tick(self.server.handle(), &self.scribe);
             if events.iter().any(|event| event.data() == ENDED) {
                 break;

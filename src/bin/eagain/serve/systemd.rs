@@ -7,10 +7,8 @@
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::process;
 use std::time::{Duration, Instant};
 
@@ -19,13 +17,10 @@ use eagain::sys::{inherited, passing};
 use eagain::{Address, Handle, Listener};
 use nix::time::{ClockId, clock_gettime};
 
-use super::Failure;
 use super::scribe::Scribe;
+use super::{Failure, environment};
 use crate::cli::ServiceName;
 use crate::say::{self, Level};
-
-/// The number of the first descriptor that is passed (SD_LISTEN_FDS_START).
-const FIRST: RawFd = 3;
 
 /// The name of both ends of the way over a restart, in the manager's store.
 pub(crate) const WAY: &str = "handover";
@@ -49,13 +44,8 @@ pub(crate) struct Passed {
 /// Takes what was passed. One that means nothing here is an error: who has named it expects it to be served.
 pub(crate) fn passed() -> Result<Passed, Failure> {
     let mut passed = Passed::default();
-    if number("LISTEN_PID")? != Some(process::id().into()) {
-        return Ok(passed);
-    }
-    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let names = names.split(':').chain(std::iter::repeat("")).take(number("LISTEN_FDS")?.unwrap_or(0) as usize);
     let mut unknown = Vec::new();
-    for (fd, name) in (FIRST..).zip(names) {
+    for (fd, name) in environment::passed(|name| std::env::var_os(name), process::id())? {
         let refused = |why: &dyn Display| format!("descriptor {fd}, which was passed as '{name}': {why}");
         let socket = inherited::take(fd).map_err(|error| refused(&say::reason(&error)))?;
         if name == WAY {
@@ -65,7 +55,7 @@ pub(crate) fn passed() -> Result<Passed, Failure> {
             passed.kept.push((service, dress(service, listener)));
         } else {
             let listener = Listener::adopt(socket).map_err(|error| refused(&error))?;
-            match service(name) {
+            match service(&name) {
                 Some(service) => passed.given.push((service, dress(service, listener))),
                 None => unknown.push(format!("{} as '{name}'", listener.address())),
             }
@@ -94,13 +84,6 @@ pub(crate) fn kept_name(service: ServiceName, address: &Address) -> Option<Strin
     (name.len() <= 255 && name.chars().all(|c| c.is_ascii_graphic())).then_some(name)
 }
 
-/// A whole number in the environment.
-fn number(name: &str) -> Result<Option<u64>, Failure> {
-    let Some(text) = std::env::var_os(name) else { return Ok(None) };
-    let number = text.to_str().and_then(|text| text.parse().ok());
-    Ok(Some(number.ok_or_else(|| format!("{name} is {text:?}, not a number"))?))
-}
-
 /// The way to the manager that started this process; without one, nothing is said.
 pub(crate) struct Manager {
     /// Opened at the start: later there may be no descriptor left for it.
@@ -123,10 +106,9 @@ impl Manager {
     pub(crate) fn connect() -> Result<Self, Failure> {
         let socket = std::env::var_os("NOTIFY_SOCKET").map(|name| connect(&name)).transpose();
         let socket = socket.map_err(|error| format!("NOTIFY_SOCKET: {}", say::reason(&error)))?;
-        let mine = number("WATCHDOG_PID")?.is_none_or(|pid| pid == u64::from(process::id()));
-        let limit = number("WATCHDOG_USEC")?.filter(|_| mine && socket.is_some());
-        let watchdog = limit.map(|limit| Watchdog {
-            every: Duration::from_micros(limit) / 2,
+        let limit = environment::watchdog(|name| std::env::var_os(name), process::id())?;
+        let watchdog = limit.filter(|_| socket.is_some()).map(|limit| Watchdog {
+            every: limit / 2,
             next: Instant::now(),
             asked: 0,
             hungry: false,
@@ -225,13 +207,9 @@ impl Manager {
     }
 }
 
-/// `/path`, or `@name` for an abstract one.
 fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    match name.as_bytes().strip_prefix(b"@") {
-        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
-        None => socket.connect(name)?,
-    }
+    socket.connect_addr(&environment::notify_address(name)?)?;
     socket.set_write_timeout(Some(PATIENCE))?;
     Ok(socket)
 }
