@@ -3,10 +3,14 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use eagain::service::{Chargen, Delay, Discard, Echo, Frames, Proxied};
-use eagain::{Client, Config, Input, Listener, Next, Output, Parcel, ParcelError, Server, Service, Trigger};
+use eagain::{
+    Client, Config, End, Handle, Input, Listener, Next, Output, Parcel, ParcelError, Server, Service, Trigger,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -209,6 +213,37 @@ fn a_session_that_cannot_be_packed_is_drained() {
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).unwrap();
     assert_eq!(answer, b"last words");
+}
+
+#[test]
+fn a_watcher_that_keeps_its_connection_open_holds_nobody_up() {
+    /// Serves, cannot travel, and tells how each connection ended.
+    struct Told(Sender<End>);
+    impl Service for Told {
+        type Session = ();
+        fn open(&mut self, _: &Client) {}
+        fn data(&mut self, (): &mut (), input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+            output.forward(input, input.len());
+            Next::More
+        }
+        fn close(&mut self, (): (), _: &Client, end: End) {
+            let _ = self.0.send(end);
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let listener = Listener::try_from(listener).unwrap().stay_while_draining();
+    let (ends, ended) = channel();
+    let ends = Mutex::new(ends);
+    let service = move |_: &Handle| Told(ends.lock().unwrap().clone());
+    let server = Server::start(Config::default(), vec![listener], service).unwrap();
+    let mut watcher = connect(address);
+    watcher.write_all(b"well?").unwrap();
+    expect(&mut watcher, b"well?");
+    assert_eq!(server.handle().hand_over(PATIENCE).into_iter().count(), 0);
+    // Not Lingered: nobody has waited for it to close.
+    assert_eq!(ended.recv_timeout(PATIENCE).unwrap(), End::Stopped);
+    server.join().unwrap();
 }
 
 #[test]

@@ -82,7 +82,13 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn pack_all(&mut self) {
         let Some(way) = self.parcels.clone() else { return };
         let everyone: Vec<Token> = self.members.tokens().collect();
-        let parcels: Vec<Parcel> = everyone.into_iter().filter_map(|token| self.pack(token)).collect();
+        let parcels: Vec<Parcel> = everyone.iter().filter_map(|&token| self.pack(token)).collect();
+        // All those wait until this process has ended: not for a watcher that keeps its connection open.
+        for token in everyone {
+            if self.members.get(token).is_some_and(|m| m.connection.watches && m.connection.output.is_none()) {
+                self.close(token, End::Stopped);
+            }
+        }
         if !parcels.is_empty() {
             // Nobody takes them only if the other side has gone; then they are closed, as all else.
             let _ = way.send(parcels);
