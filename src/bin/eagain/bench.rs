@@ -8,16 +8,20 @@ mod dial;
 mod embedded;
 mod environment;
 mod failure;
+mod hdr;
 mod histogram;
 mod json;
 mod outcome;
+mod picture;
 mod plan;
 mod process;
 mod progress;
 mod record;
+mod report;
 mod run;
 mod schedule;
 mod statistics;
+mod svg;
 mod table;
 mod warnings;
 mod wire;
@@ -33,6 +37,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 pub(crate) use self::outcome::Outcome;
 pub(crate) use self::plan::{Pace, Plan, Service, Stop};
 
+pub(crate) use self::report::report;
 pub(crate) use self::run::{Run, measure};
 
 use self::embedded::Embedded;
@@ -76,6 +81,8 @@ fn bench(options: &cli::Bench) -> Result<bool, String> {
         say::out(&text)
     }
     write(options.json.as_deref(), || Ok(json::show(&outcomes).into_bytes()))?;
+    write(options.hdr.as_deref(), || hdr::show(&outcomes))?;
+    write(options.svg.as_deref(), || Ok(picture::show(&outcomes).into_bytes()))?;
     Ok(outcomes.iter().all(Outcome::is_clean))
 }
 

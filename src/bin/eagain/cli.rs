@@ -7,6 +7,7 @@
 mod bench;
 mod connect;
 mod help;
+mod report;
 mod serve;
 mod status;
 mod values;
@@ -19,12 +20,14 @@ use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 use self::bench::BenchArgs;
 use self::connect::ConnectArgs;
 use self::help::{did_you_mean, help};
+use self::report::ReportArgs;
 use self::serve::ServeArgs;
 use self::status::StatusArgs;
 use crate::config;
 
 pub(crate) use self::bench::Bench;
 pub(crate) use self::connect::Connect;
+pub(crate) use self::report::Report;
 pub(crate) use self::serve::{Accept, Serve, ServiceName, default_listeners};
 pub(crate) use self::status::Status;
 
@@ -35,6 +38,7 @@ pub(crate) enum Command {
     Connect(Connect),
     Status(Status),
     Bench(Bench),
+    Report(Report),
 }
 
 /// Why there is nothing (more) to run.
@@ -74,6 +78,7 @@ enum SubCommand {
     Connect(ConnectArgs),
     Status(StatusArgs),
     Bench(BenchArgs),
+    Report(ReportArgs),
 }
 
 /// Understands the arguments (without the program's name).
@@ -95,6 +100,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Sto
         Some(SubCommand::Connect(args)) => args.check().map(Command::Connect),
         Some(SubCommand::Status(args)) => args.check().map(Command::Status),
         Some(SubCommand::Bench(args)) => args.check().map(Command::Bench),
+        Some(SubCommand::Report(args)) => args.check().map(Command::Report),
         None => Err(usage(None, "no command".to_owned())),
     }
 }

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Ok(Command::Connect(options)) => connect::run(options),
         Ok(Command::Status(options)) => status::run(options),
         Ok(Command::Bench(options)) => bench::run(&options),
+        Ok(Command::Report(options)) => bench::report(&options),
         Err(Stop::Answered(text)) => {
             say::out(&text);
             ExitCode::SUCCESS

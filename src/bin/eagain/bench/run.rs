@@ -58,6 +58,25 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// A run in which nothing has happened.
+    pub(super) fn empty(started: SystemTime, seconds: f64) -> Run {
+        Run {
+            started,
+            seconds,
+            messages: 0,
+            bytes: 0,
+            intervals: Vec::new(),
+            means: Vec::new(),
+            connected: 0,
+            failures: Failures::default(),
+            client: Usage::default().since(&Usage::default(), 0, 0, seconds),
+            server: None,
+            late: Mean::default(),
+            latest_ns: 0,
+            dropped_by_listeners: None,
+        }
+    }
+
     pub(crate) fn messages_per_second(&self) -> f64 {
         self.messages as f64 / self.seconds
     }
@@ -206,21 +225,8 @@ fn observe(
 fn gather(plan: &Plan, timeline: Timeline, started: SystemTime, tallies: Vec<Tally>) -> Run {
     let last = tallies.iter().map(|tally| tally.recorder.last).max().unwrap_or(timeline.begin);
     let end = if matches!(plan.stop, Stop::Messages(_)) { last } else { timeline.end };
-    let mut run = Run {
-        started: started + Duration::from_nanos(timeline.begin),
-        seconds: (end - timeline.begin).max(1) as f64 / 1e9,
-        messages: 0,
-        bytes: 0,
-        intervals: Vec::new(),
-        means: Vec::new(),
-        connected: 0,
-        failures: Failures::default(),
-        client: Usage::default().since(&Usage::default(), 0, 0, 1.0),
-        server: None,
-        late: Mean::default(),
-        latest_ns: 0,
-        dropped_by_listeners: None,
-    };
+    let seconds = (end - timeline.begin).max(1) as f64 / 1e9;
+    let mut run = Run::empty(started + Duration::from_nanos(timeline.begin), seconds);
     for tally in tallies {
         for (at, interval) in tally.recorder.intervals.into_iter().enumerate() {
             match run.intervals.get_mut(at) {

@@ -210,8 +210,7 @@ fn times(table: &mut Table, outcomes: &[Outcome]) {
     let mut head = Vec::new();
     let mut columns: Vec<Histogram<u64>> = Vec::new();
     for outcome in outcomes {
-        let open = matches!(outcome.plan.pace, Pace::Open { .. });
-        head.push(if open { "latency" } else { "service time" }.to_owned());
+        head.push(kind(outcome).to_owned());
         columns.push(outcome.latency());
         if let Some(service_time) = outcome.service_time() {
             head.push("service time".to_owned());
@@ -220,6 +219,15 @@ fn times(table: &mut Table, outcomes: &[Outcome]) {
     }
     table.row("", head);
     percentile_rows(table, &columns);
+}
+
+/// What the times of an outcome are.
+pub(super) fn kind(outcome: &Outcome) -> &'static str {
+    match outcome.plan.pace {
+        _ if outcome.plan.churn => "connect to answer",
+        Pace::Closed => "service time",
+        Pace::Open { .. } => "latency",
+    }
 }
 
 /// Minimum, mean, percentiles and maximum of each histogram.
