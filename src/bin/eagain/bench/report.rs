@@ -1,6 +1,5 @@
 //! `eagain report`: logs of several machines as one, or of two versions side by side.
 
-use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -43,12 +42,7 @@ fn told(options: &cli::Report) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> Result<Log, String> {
-    let mut text = Vec::new();
-    let read = match path.as_os_str() == "-" {
-        true => std::io::stdin().lock().read_to_end(&mut text).map(drop),
-        false => std::fs::read(path).map(|all| text = all),
-    };
-    read.map_err(|error| format!("cannot read {}: {}", path.display(), reason(&error)))?;
+    let text = std::fs::read(path).map_err(|error| format!("cannot read {}: {}", path.display(), reason(&error)))?;
     let log = hdr::parse(&text).map_err(|why| format!("{}: {why}", path.display()))?;
     match log.values().flatten().any(|span| !span.values.is_empty()) {
         true => Ok(log),

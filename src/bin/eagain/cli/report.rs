@@ -22,7 +22,7 @@ pub(crate) struct Report {
     description = "Merge or compare HdrHistogram logs, of eagain bench and others.",
     example = "eagain report a.hlog b.hlog c.hlog
 eagain report --compare before.hlog after.hlog",
-    note = "FILE is a log of format V2, as 'eagain bench --hdr' writes it; - is stdin.
+    note = "FILE is a log of format V2, as 'eagain bench --hdr' writes it.
 Merged are logs of one load that several machines made together.
 A difference is told only where the confidence intervals do not overlap.",
     help_triggers("-h", "--help", "help")
@@ -43,9 +43,6 @@ impl ReportArgs {
         }
         if self.compare && self.logs.len() != 2 {
             return Err(Stop::Usage(format!("--compare needs two logs, not {}", self.logs.len())));
-        }
-        if self.logs.iter().filter(|log| log.as_os_str() == "-").count() > 1 {
-            return Err(Stop::Usage("only one FILE can be -".to_owned()));
         }
         Ok(Report { logs: self.logs, compare: self.compare })
     }
