@@ -26,6 +26,9 @@ const RECEIVE_BYTES: usize = 128 * 1024;
 /// Bytes that one `send` is offered.
 const SEND_BYTES: usize = 64 * 1024;
 const EVENTS: usize = 512;
+/// Times that a connection may receive before the others have had their turn: answers that come as fast as they are
+/// read would have one connection alone, and the others' times would be those of waiting for it.
+const RECEIVES_AT_ONCE: usize = 8;
 /// Attempts to connect that a thread has on their way: below the smallest usual backlog, so that SYNs are not dropped.
 const DIALS_AT_ONCE: usize = 64;
 /// How often somebody looks for connections that have waited too long, in nanoseconds.
@@ -112,6 +115,8 @@ pub(super) struct Client<'a> {
     /// Connections whose turn to dial has not come.
     to_dial: VecDeque<usize>,
     dialling: usize,
+    /// Connections that stopped receiving to let others have a turn, and whether they insist. No edge tells of them.
+    again: Vec<(usize, bool)>,
     /// When each message on its way was sent, `depth` for each busy connection.
     sent_at: Vec<u64>,
     receive: Vec<u8>,
@@ -155,6 +160,7 @@ impl<'a> Client<'a> {
             connections: (0..all).map(fresh).collect(),
             to_dial: (share.connections..all).chain(0..busy).collect(),
             dialling: 0,
+            again: Vec::new(),
             sent_at: vec![0; share.connections * plan.depth],
             receive: vec![0; RECEIVE_BYTES],
             send: Vec::with_capacity(SEND_BYTES),
@@ -380,12 +386,20 @@ impl<'a> Client<'a> {
 
     /// One wait, and all that it brought.
     fn turn(&mut self, nanoseconds: u64) -> Result<(), Failure> {
-        let nanoseconds = if self.to_dial.is_empty() { nanoseconds } else { nanoseconds.min(RETRY) };
+        let nanoseconds = match (self.again.is_empty(), self.to_dial.is_empty()) {
+            (false, _) => 0,
+            (true, false) => nanoseconds.min(RETRY),
+            (true, true) => nanoseconds,
+        };
         self.epoll.wait(&mut self.events, Timeout::After(Duration::from_nanos(nanoseconds)))?;
+        let again = std::mem::take(&mut self.again);
         for index in 0..self.events.len() {
             if let Some(event) = self.events.get(index) {
                 self.ready(event);
             }
+        }
+        for (at, insist) in again {
+            self.pull(at, insist);
         }
         if self.answers > 0 {
             self.shared.answered.fetch_add(self.answers, Ordering::Relaxed);
@@ -469,7 +483,7 @@ impl<'a> Client<'a> {
     /// Receives what is there, checks it, and sends what that makes room for. `insist`: the event promised more than
     /// data, so a short read is not the end.
     fn pull(&mut self, at: usize, insist: bool) {
-        loop {
+        for _ in 0..RECEIVES_AT_ONCE {
             let Some(socket) = &self.connections[at].socket else { return };
             let count = match net::recv_slice(socket, &mut self.receive) {
                 Ok(0) => return self.fail(at, (Cause::ClosedEarly, "the server has closed it".to_owned())),
@@ -493,6 +507,7 @@ impl<'a> Client<'a> {
                 return;
             }
         }
+        self.again.push((at, insist));
     }
 
     /// What has come, checked and counted.

@@ -52,6 +52,9 @@ impl Meter {
             Progress::Connecting => self.bar.set_message("connecting"),
             Progress::Running { part, answers } => {
                 self.bar.set_position((part.unwrap_or(0.0).min(1.0) * STEPS as f64) as u64);
+                if self.last.is_none() {
+                    self.bar.set_message("");
+                }
                 let (then, before) = *self.last.get_or_insert((Instant::now(), answers));
                 let seconds = then.elapsed().as_secs_f64();
                 if seconds >= 0.5 {

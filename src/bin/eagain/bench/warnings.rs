@@ -85,7 +85,7 @@ fn samples(outcome: &Outcome) -> Option<Warning> {
     let needed = |percentile: f64| (VALUES_ABOVE / (1.0 - percentile / 100.0)).round() as u64;
     let too_few = [50.0, 90.0, 99.0, 99.9, 99.99].into_iter().find(|percentile| samples < needed(*percentile))?;
     let warning = Warning::TooFewSamples { samples, percentile: too_few, needed: needed(too_few) };
-    outcome.plan.service.answers().then_some(warning)
+    (outcome.plan.service.answers() && samples > 0).then_some(warning)
 }
 
 fn service_time(outcome: &Outcome) -> Option<Warning> {
