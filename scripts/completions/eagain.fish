@@ -54,7 +54,8 @@ complete -c eagain -n $eagain_connect -l max-frame -x -d 'longest payload of a f
 complete -c eagain -n $eagain_connect -l connect-timeout -x -d 'give an address up after this long [10]'
 complete -c eagain -n $eagain_connect -s h -l help -d 'show the help'
 
-complete -c eagain -n $eagain_bench -l service -x -a 'echo frames discard chargen redis-ping' -d 'what the server does [echo]'
+complete -c eagain -n $eagain_bench -l service -x -a 'echo frames discard chargen redis-ping' \
+    -d 'what the server does [echo]'
 complete -c eagain -n $eagain_bench -l connections -x -d 'connections that are kept busy [64]'
 complete -c eagain -n $eagain_bench -l idle -x -d 'connections besides that do nothing [0]'
 complete -c eagain -n $eagain_bench -l churn -d 'a new connection for each message'

@@ -1,7 +1,7 @@
 //! `eagain bench` and `eagain report`: a load to trust, on the library's own epoll.
 //!
-//! A [`Plan`] says what is to be measured; [`measure`] measures it once and gives a [`Run`]; several runs of one plan are
-//! an [`Outcome`]. The other files say what it is to people, to programs and to the eye.
+//! A [`Plan`] says what is to be measured; [`measure`] measures it once and gives a [`Run`]; several runs of one plan
+//! are an [`Outcome`]. The other files say what it is to people, to programs and to the eye.
 
 mod client;
 mod dial;
@@ -112,7 +112,7 @@ fn block_signals() -> Result<SignalFd, String> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(|error| error.to_string())
 }
 
-/// One connection is one descriptor: takes what the hard limit allows, and says it before the work if that is not enough.
+/// One connection is one descriptor: takes what the hard limit allows, and tells before the work if that is too few.
 fn check_descriptors(plan: &Plan) -> Result<(), String> {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
     let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);

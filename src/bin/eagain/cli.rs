@@ -72,7 +72,6 @@ struct Top {
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one, once")]
 enum SubCommand {
     Serve(ServeArgs),
     Connect(ConnectArgs),

@@ -141,55 +141,54 @@ fn meaning(plan: &Plan) -> String {
     }
 }
 
+/// The cells of a row: one for each outcome, and an empty one where an outcome has a second column of times.
+struct Columns<'o>(&'o [Outcome]);
+
+impl Columns<'_> {
+    fn of(&self, figure: impl Fn(&Outcome) -> String) -> Vec<String> {
+        let open = |outcome: &Outcome| matches!(outcome.plan.pace, Pace::Open { .. });
+        let cells = |outcome| std::iter::once(figure(outcome)).chain(open(outcome).then(String::new));
+        self.0.iter().flat_map(cells).collect()
+    }
+}
+
 fn table(outcomes: &[Outcome]) -> Table {
     let mut table = Table::default();
-    // An open loop has a second column for each target.
-    let columns = |figure: &dyn Fn(&Outcome) -> String| -> Vec<String> {
-        let open = |outcome: &Outcome| matches!(outcome.plan.pace, Pace::Open { .. });
-        outcomes
-            .iter()
-            .flat_map(|outcome| std::iter::once(figure(outcome)).chain(open(outcome).then(String::new)))
-            .collect()
-    };
+    let columns = Columns(outcomes);
     let Some(plan) = outcomes.first().map(|outcome| &outcome.plan) else { return table };
     if outcomes.len() > 1 {
-        table.row("", columns(&|outcome| outcome.plan.name.clone()));
+        table.row("", columns.of(|outcome| outcome.plan.name.clone()));
     }
     let rate = if plan.churn { "connections/s" } else { "messages/s" };
     if plan.service.answers() {
-        table.row(rate, columns(&|outcome| spread(outcome, Run::messages_per_second)));
-        spread_rows(&mut table, &columns, Run::messages_per_second, outcomes);
-        table.row("payload", columns(&|outcome| format!("{}/s", bytes(median(outcome, Run::bytes_per_second)))));
+        table.row(rate, columns.of(|outcome| spread(outcome, Run::messages_per_second)));
+        spread_rows(&mut table, &columns, Run::messages_per_second);
+        table.row("payload", columns.of(|outcome| format!("{}/s", bytes(median(outcome, Run::bytes_per_second)))));
     } else {
         let way = if plan.service == super::plan::Service::Discard { "upload" } else { "download" };
-        table.row(way, columns(&|outcome| format!("{}/s", bytes(median(outcome, Run::bytes_per_second)))));
+        table.row(way, columns.of(|outcome| format!("{}/s", bytes(median(outcome, Run::bytes_per_second)))));
     }
     if plan.service.answers() {
         table.gap();
         times(&mut table, outcomes);
     }
     table.gap();
-    processes(&mut table, outcomes, &columns);
+    processes(&mut table, &columns);
     table.gap();
     if !plan.churn {
         let of = |outcome: &Outcome| {
             let connected = outcome.runs.iter().map(|run| run.connected).min().unwrap_or(0);
             format!("{connected} of {}", outcome.plan.connections)
         };
-        table.row("connected", columns(&of));
+        table.row("connected", columns.of(of));
     }
-    table.row("failed", columns(&|outcome| outcome.failures.total.to_string()));
+    table.row("failed", columns.of(|outcome| outcome.failures.total.to_string()));
     table
 }
 
 /// With several runs: between what and what, and how sure that is.
-fn spread_rows(
-    table: &mut Table,
-    columns: &dyn Fn(&dyn Fn(&Outcome) -> String) -> Vec<String>,
-    figure: fn(&Run) -> f64,
-    outcomes: &[Outcome],
-) {
-    if outcomes.iter().all(|outcome| outcome.runs.len() < 2) {
+fn spread_rows(table: &mut Table, columns: &Columns<'_>, figure: fn(&Run) -> f64) {
+    if columns.0.iter().all(|outcome| outcome.runs.len() < 2) {
         return;
     }
     let of = |outcome: &Outcome, show: &dyn Fn(Spread) -> String| {
@@ -197,12 +196,12 @@ fn spread_rows(
     };
     table.row(
         "  least, most",
-        columns(&|outcome| of(outcome, &|all| format!("{}, {}", count(all.min), count(all.max)))),
+        columns.of(|outcome| of(outcome, &|all| format!("{}, {}", count(all.min), count(all.max)))),
     );
     let interval = |all: Spread| {
         all.ci95.map_or(String::new(), |[low, high]| format!("{} to {}", count(low.max(0.0)), count(high)))
     };
-    table.row("  mean, 95 % sure", columns(&|outcome| of(outcome, &interval)));
+    table.row("  mean, 95 % sure", columns.of(|outcome| of(outcome, &interval)));
 }
 
 /// A column of percentiles for each kind of time.
@@ -244,10 +243,10 @@ pub(super) fn percentile_rows(table: &mut Table, columns: &[Histogram<u64>]) {
     table.row("max", row(&|one| one.max() as f64));
 }
 
-fn processes(table: &mut Table, outcomes: &[Outcome], columns: &dyn Fn(&dyn Fn(&Outcome) -> String) -> Vec<String>) {
+fn processes(table: &mut Table, columns: &Columns<'_>) {
     type Figure = fn(&Used) -> Option<f64>;
     type Form = fn(f64) -> String;
-    let answers = outcomes.iter().all(|outcome| outcome.plan.service.answers());
+    let answers = columns.0.iter().all(|outcome| outcome.plan.service.answers());
     let cpu: (&str, Figure, Form) = match answers {
         true => ("CPU per message", |used| used.cpu_ns_per_message, time),
         false => ("CPU per KiB", |used| used.cpu_ns_per_kib, time),
@@ -255,13 +254,13 @@ fn processes(table: &mut Table, outcomes: &[Outcome], columns: &dyn Fn(&dyn Fn(&
     let both: [(&str, Figure, Form); 2] = [cpu, ("processors", |used| Some(used.cpus), |cpus| format!("{cpus:.2}"))];
     let show = |figure: Option<f64>, form: Form| figure.map_or(String::new(), form);
     for (name, figure, form) in both {
-        table.row(&format!("server: {name}"), columns(&|outcome| show(outcome.server(figure), form)));
+        table.row(&format!("server: {name}"), columns.of(|outcome| show(outcome.server(figure), form)));
     }
-    table.row("server: memory", columns(&|outcome| show(outcome.server(|used| Some(used.rss_bytes as f64)), bytes)));
+    table.row("server: memory", columns.of(|outcome| show(outcome.server(|used| Some(used.rss_bytes as f64)), bytes)));
     let switches = |used: &Used| Some((used.voluntary_switches + used.involuntary_switches) as f64);
-    table.row("server: switches", columns(&|outcome| show(outcome.server(switches), count)));
+    table.row("server: switches", columns.of(|outcome| show(outcome.server(switches), count)));
     for (name, figure, form) in both {
-        table.row(&format!("client: {name}"), columns(&|outcome| show(outcome.client(figure), form)));
+        table.row(&format!("client: {name}"), columns.of(|outcome| show(outcome.client(figure), form)));
     }
 }
 
