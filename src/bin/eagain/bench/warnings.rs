@@ -34,8 +34,8 @@ pub(crate) enum Warning {
     TooFewSamples { samples: u64, percentile: f64, needed: u64 },
     /// A closed loop has waited with a server that stood still.
     ServiceTimeReadAsLatency { longest_us: f64, part_of_the_time: Share },
-    /// An open loop has sent less than it was to send.
-    RateNotReached { asked: f64, reached: f64 },
+    /// An open loop has had fewer answers than messages were due.
+    RateNotReached { asked: f64, reached: f64, never_answered: u64 },
     /// The client itself was late.
     ClientWasLate { mean_us: f64, longest_us: f64 },
     /// Something failed.
@@ -58,7 +58,8 @@ fn largest(outcome: &Outcome, figure: impl Fn(&Run) -> Option<f64>) -> Option<f6
 fn errors(outcome: &Outcome) -> Option<Warning> {
     let Failures { total, messages_lost, by_cause, .. } = &outcome.failures;
     let causes: Vec<_> = by_cause.iter().map(|(cause, count)| format!("{count} {}", cause.words())).collect();
-    (!outcome.failures.is_empty()).then(|| Warning::ServerErrors {
+    // Messages that no failed connection has lost came too fast: see `rate`.
+    (*total > 0).then(|| Warning::ServerErrors {
         connections: *total,
         messages: *messages_lost,
         causes: causes.join(", "),
@@ -105,7 +106,12 @@ fn rate(outcome: &Outcome) -> Option<Warning> {
     let reached = outcome.messages() as f64 / outcome.seconds();
     // Messages that stand at the edges of a short measurement are no shortfall.
     let edges = 2.0 * outcome.plan.connections as f64 / outcome.seconds();
-    (reached < per_second * REACHED - edges).then_some(Warning::RateNotReached { asked: per_second, reached })
+    let never_answered = outcome.failures.messages_lost;
+    (reached < per_second * REACHED - edges).then_some(Warning::RateNotReached {
+        asked: per_second,
+        reached,
+        never_answered,
+    })
 }
 
 fn late(outcome: &Outcome) -> Option<Warning> {
@@ -149,15 +155,15 @@ impl Warning {
                 longest_us / 1e3,
                 part_of_the_time * 100.0
             ),
-            Warning::RateNotReached { asked, reached } => {
-                format!("{reached:.0} messages a second were answered in time, of {asked:.0} that were due")
-            }
+            Warning::RateNotReached { asked, reached, never_answered } => format!(
+                "{reached:.0} messages a second were answered in time, of {asked:.0} that were due; {never_answered} \
+                 were never answered"
+            ),
             Warning::ClientWasLate { mean_us, longest_us } => {
                 format!("messages were sent {mean_us:.1} µs after they were due, once {longest_us:.0} µs")
             }
             Warning::ServerErrors { connections, messages, causes } => {
-                let causes = if causes.is_empty() { String::new() } else { format!(" ({causes})") };
-                format!("{connections} connections failed{causes}, {messages} messages were never answered")
+                format!("{connections} connections failed ({causes}), {messages} messages were never answered")
             }
             Warning::BacklogClipped { dropped } => {
                 format!("full listen queues of this machine dropped {dropped} attempts to connect")

@@ -12,7 +12,7 @@ use crate::bench::{Pace, Plan, Service, Stop};
 
 /// One connection is one descriptor, and nobody has more.
 const CONNECTIONS_MAX: u64 = 1_000_000;
-const RATE_MAX: f64 = 1e8;
+const RATE_MAX: f64 = 1e7;
 /// Messages on their way, over all connections: each is a number in memory.
 const IN_FLIGHT_MAX: usize = 100_000_000;
 
