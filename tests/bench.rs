@@ -104,6 +104,21 @@ fn each_message_of_each_connection_is_counted_once() {
 }
 
 #[test]
+fn a_number_of_messages_gives_the_mean_of_each_connection_and_one_histogram() {
+    let server = Server::start(&["--frames", ANY]);
+    let args = [server.addr("frames"), "--service", "frames", "--connections", "100", "--messages", "10"];
+    let told = bench(&args);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let means = told.stdout.split("\nmean of each connection\n").nth(1).expect("means");
+    let (means, histogram) = means.split_once("\nall 1,000 messages\n").expect("a histogram");
+    let units = means.split_whitespace().filter(|word| ["ns", "µs", "ms", "s"].contains(word)).count();
+    assert_eq!(units, 100, "{means}");
+    let bars: Vec<_> = histogram.lines().take_while(|line| line.starts_with("  to ")).collect();
+    let number = |line: &&str| line.split_whitespace().nth(3).unwrap().replace(',', "").parse::<u64>().unwrap();
+    assert_eq!(bars.iter().map(number).sum::<u64>(), 1000, "{histogram}");
+}
+
+#[test]
 fn threads_and_idle_connections_share_the_work() {
     let server = Server::start(&["--echo", ANY]);
     let pid = server.pid().to_string();
@@ -485,6 +500,21 @@ fn ports_that_run_out_are_named_with_the_way_out() {
     assert!(told.contains("failed: 60 no free port: all are in use or in TIME_WAIT"), "{told}");
     assert!(told.contains("net.ipv4.ip_local_port_range") && told.contains("code 1"), "{told}");
     assert!(told.contains("4 of 64"), "{told}");
+}
+
+#[test]
+fn a_full_listen_queue_is_told_of() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    // Nobody accepts: the queue has room for two (listen(2): one more than it says).
+    listener.listen(1).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap().to_string();
+    let told = bench(&[&address, "--connections", "20", "--messages", "1", "--timeout", "1", "--json", "-"]);
+    assert_eq!(told.code, 1);
+    let json = told.json();
+    assert_eq!(json["errors"]["by_cause"]["connect_timed_out"], 18, "{json:#}");
+    let kinds: Vec<_> = json["warnings"].as_array().expect("warnings").iter().map(|one| &one["kind"]).collect();
+    assert!(kinds.iter().any(|kind| *kind == "backlog_clipped"), "{json:#}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, LazyLock, Mutex};
 use std::thread;
 
 use super::bench;
@@ -108,14 +110,19 @@ fn an_answer_given_twice_is_caught() {
 
 #[test]
 fn an_answer_meant_for_a_neighbour_is_caught() {
-    use std::sync::Mutex;
-    static BEFORE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    /// The messages of two connections, which change places.
+    static BOTH: Mutex<[Vec<u8>; 2]> = Mutex::new([Vec::new(), Vec::new()]);
+    static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+    static IN_STEP: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
     fn serve(stream: TcpStream) {
-        answer_each(stream, |_, message| Some(std::mem::replace(&mut *BEFORE.lock().unwrap(), message.to_vec())));
+        let own = CONNECTIONS.fetch_add(1, Ordering::Relaxed) % 2;
+        answer_each(stream, |_, message| {
+            BOTH.lock().unwrap()[own] = message.to_vec();
+            IN_STEP.wait();
+            Some(BOTH.lock().unwrap()[1 - own].clone())
+        });
     }
-    let address = server(serve);
-    let told = bench(&[&address, "--messages", "20", "--connections", "2", "--timeout", "1", "--depth", "2"]);
-    assert_eq!(told.code, 1, "{}", told.stdout);
+    caught("corrupted", serve, &[]);
 }
 
 #[test]

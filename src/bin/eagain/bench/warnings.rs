@@ -78,7 +78,8 @@ fn shared_cpu(outcome: &Outcome) -> Option<Warning> {
     let client_waited = largest(outcome, |run| Some(run.client.cpus_waited_for))?;
     let server_waited = largest(outcome, |run| Some(run.server.as_ref()?.cpus_waited_for));
     let most = client_waited.max(server_waited.unwrap_or(0.0));
-    (most > CROWDED).then_some(Warning::SharedCpu { client_waited, server_waited })
+    // In less, a single turn of another program is a great part.
+    (most > CROWDED && outcome.seconds() > 0.1).then_some(Warning::SharedCpu { client_waited, server_waited })
 }
 
 fn samples(outcome: &Outcome) -> Option<Warning> {
