@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use super::{measured, number};
@@ -24,8 +25,13 @@ fn free_port() -> u16 {
 
 /// `None`: it is not installed.
 fn start(program: &str, args: &[&str]) -> Option<Stranger> {
+    start_as(program, program, args)
+}
+
+/// As [`start`]; the program is told that it is called `name`.
+fn start_as(name: &str, program: &str, args: &[&str]) -> Option<Stranger> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg0(name).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     match command.spawn() {
         Ok(child) => Some(Stranger(child)),
         Err(_) => {
@@ -79,7 +85,8 @@ fn python_runs_clean() {
 fn redis_runs_clean() {
     let port = free_port();
     let args = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-    if let Some(_redis) = start("redis-server", &args) {
+    // Debian's redis-tools has the server under this name, and starts no daemon when it is installed.
+    if let Some(_redis) = start_as("redis-server", "redis-check-rdb", &args) {
         runs_clean(
             port,
             &["--service", "redis-ping", "--messages", "100", "--connections", "5", "--depth", "4"],
