@@ -405,7 +405,8 @@ impl<'a> Client<'a> {
             self.shared.answered.fetch_add(self.answers, Ordering::Relaxed);
             self.answers = 0;
         }
-        if !self.to_dial.is_empty() && self.timeline.now() < self.timeline.end {
+        // Before the run the timeline is a provisional one: connecting may take longer than it.
+        if !self.to_dial.is_empty() && (!self.running || self.timeline.now() < self.timeline.end) {
             self.dial_some();
         }
         let now = self.timeline.now();
