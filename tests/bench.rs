@@ -189,6 +189,15 @@ fn an_open_loop_keeps_the_rate_that_was_asked_for() {
 }
 
 #[test]
+fn connecting_may_take_longer_than_the_measurement() {
+    let server = Server::start(&["--echo", ANY]);
+    let args = ["--connections", "1000", "--duration", "0.001", "--warm-up", "0"];
+    let told = bench(&[&[server.addr("echo")], &args[..]].concat());
+    assert_eq!(told.code, 0, "{}", told.stdout);
+    assert!(told.stdout.contains("1000 of 1000"), "{}", told.stdout);
+}
+
+#[test]
 fn churn_connects_anew_for_each_message() {
     let mut server = Server::start(&["--echo", ANY, "--metrics", ANY]);
     let told = measured(server.addr("echo"), &["--churn", "--messages", "50", "--connections", "4"]);

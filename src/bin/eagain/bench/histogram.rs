@@ -27,7 +27,7 @@ fn classes(values: &Histogram<u64>) -> Vec<(u64, u64)> {
         return classes;
     }
     let bounds = (0..).flat_map(|power| [1, 2, 5].map(|digit| digit * 10u64.saturating_pow(power)));
-    // By what is below a bound: the histogram cannot tell the bound from the value after it, and would count both twice.
+    // By what is below a bound: the histogram cannot tell a bound from the value after it, and would count both twice.
     let mut below = 0;
     for upper in bounds {
         let up_to = values.count_between(0, upper);
