@@ -15,7 +15,8 @@ pub(super) fn show(values: &Histogram<u64>) -> String {
     let mut text = String::new();
     for (upper, number) in classes {
         let bar = "#".repeat((number as f64 / most as f64 * WIDTH as f64).ceil() as usize);
-        let _ = writeln!(text, "  to {:>9} {:>13} {bar}", time(upper as f64), count(number as f64));
+        let line = format!("  to {:>9} {:>13} {bar}", time(upper as f64), count(number as f64));
+        let _ = writeln!(text, "{}", line.trim_end());
     }
     text
 }

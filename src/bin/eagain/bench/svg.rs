@@ -4,11 +4,16 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 760.0;
 /// Of one chart, with its title and its labels.
-const HEIGHT: f64 = 380.0;
+const HEIGHT: f64 = 400.0;
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 44.0;
-const BOTTOM: f64 = 84.0;
+const BOTTOM: f64 = 100.0;
+/// From the axis to the first row of names.
+const LEGEND: f64 = 62.0;
+/// A name's line, and a letter: wide ones fit too.
+const KEY: f64 = 36.0;
+const LETTER: f64 = 7.2;
 /// As many as there are colours.
 const COLOURS: usize = 6;
 
@@ -112,14 +117,18 @@ impl Chart {
         })
     }
 
+    /// Names in a row; in another one below, where there is no room left.
     fn legend(&self, text: &mut String) {
-        let mut left = LEFT;
+        let (mut left, mut y) = (LEFT, HEIGHT - BOTTOM + LEGEND);
         for (at, series) in self.styled().filter(|(_, series)| !series.name.is_empty()) {
-            let (y, class) = (HEIGHT - 18.0, class(at));
-            let _ = writeln!(text, "<path class=\"{class}\" {} d=\"M{left} {y}h28\"/>", dashes(at));
+            let width = KEY + LETTER * series.name.chars().count() as f64;
+            if left > LEFT && left + width > WIDTH {
+                (left, y) = (LEFT, y + 20.0);
+            }
+            let _ = writeln!(text, "<path class=\"{}\" {} d=\"M{left} {y}h28\"/>", class(at), dashes(at));
             let name = escape(&series.name);
-            let _ = writeln!(text, "<text class=\"text\" x=\"{}\" y=\"{}\">{name}</text>", left + 34.0, y + 4.0);
-            left += 34.0 + 24.0 + 7.5 * series.name.chars().count() as f64;
+            let _ = writeln!(text, "<text class=\"text\" x=\"{}\" y=\"{}\">{name}</text>", left + KEY, y + 4.0);
+            left += width + 20.0;
         }
     }
 }

@@ -71,10 +71,14 @@ pub(super) fn show(outcomes: &[Outcome]) -> String {
     let Some(first) = outcomes.first() else { return text };
     let _ = writeln!(text, "{}\n", headline(outcomes, &first.plan));
     text += &table(outcomes).show();
-    for outcome in outcomes {
-        if matches!(outcome.plan.stop, Stop::Messages(_)) && outcome.plan.service.answers() {
+    for outcome in outcomes.iter().filter(|outcome| outcome.plan.service.answers()) {
+        let by_number = matches!(outcome.plan.stop, Stop::Messages(_));
+        if by_number {
             text += &each_connection(outcome);
-            let _ = writeln!(text, "\n{}", all_messages(outcome));
+        }
+        if by_number || outcomes.len() > 1 {
+            let of = if outcomes.len() > 1 { format!("{}: ", outcome.plan.name) } else { String::new() };
+            let _ = writeln!(text, "\n{of}all {} messages", count(outcome.messages() as f64));
             text += &histogram::show(&outcome.latency());
         }
     }
@@ -301,10 +305,6 @@ fn each_connection(outcome: &Outcome) -> String {
         let _ = writeln!(text, "  and {} more, which --json writes", means.len() - MEANS);
     }
     text
-}
-
-fn all_messages(outcome: &Outcome) -> String {
-    format!("all {} messages", count(outcome.messages() as f64))
 }
 
 fn failures(failures: &Failures) -> String {
