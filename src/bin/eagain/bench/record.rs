@@ -110,7 +110,10 @@ impl Recorder {
 
     fn next_interval(&mut self) {
         let start = self.turn - self.timeline.begin;
-        let length = self.timeline.interval.min(self.timeline.end - self.turn);
+        let rest = self.timeline.end - self.turn;
+        // The last that there may be has no end: how long a number of messages takes is not known.
+        let last = self.intervals.len() + 1 >= MOST_INTERVALS as usize;
+        let length = if last { rest } else { self.timeline.interval.min(rest) };
         self.intervals.push(Interval::new(self.open, start, length));
         self.turn += length;
     }
@@ -177,5 +180,57 @@ pub(crate) struct Mean {
 impl Mean {
     pub(crate) fn microseconds(self) -> f64 {
         self.nanoseconds as f64 / 1e3 / self.messages.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn recorder(stop: Stop, pace: Pace) -> Recorder {
+        let plan = Plan { stop, pace, ..Plan::new(Address::Tcp(Vec::new()), String::new()) };
+        Recorder::new(&plan, Timeline::new(&plan, Instant::now()))
+    }
+
+    #[test]
+    fn a_closed_loop_counts_what_is_answered_in_the_measurement() {
+        // The warm-up is one second.
+        let mut recorder = recorder(Stop::After(Duration::from_secs(2)), Pace::Closed);
+        for now in [SECOND - 1, SECOND, 2 * SECOND, 3 * SECOND - 1, 3 * SECOND] {
+            recorder.answered(now, now - 500, now - 500, 10);
+        }
+        assert_eq!(recorder.intervals.iter().map(|one| one.messages).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(recorder.intervals.iter().map(|one| one.latency.len()).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(recorder.intervals[1].bytes, 20);
+    }
+
+    #[test]
+    fn an_open_loop_has_the_latency_of_what_was_due_in_the_measurement_however_late_it_came() {
+        let mut recorder = recorder(Stop::After(Duration::from_secs(2)), Pace::Open { per_second: 1.0 });
+        // Due before, and answered within; due within, and answered after.
+        recorder.answered(SECOND + 5, SECOND - 5, SECOND, 10);
+        recorder.answered(9 * SECOND, 2 * SECOND, 8 * SECOND, 10);
+        recorder.never_answered(9 * SECOND, 2 * SECOND);
+        recorder.never_answered(9 * SECOND, 3 * SECOND);
+        let total = |figure: fn(&Interval) -> u64| recorder.intervals.iter().map(figure).sum::<u64>();
+        assert_eq!(total(|one| one.messages), 1);
+        assert_eq!(total(|one| one.latency.len()), 2);
+        let service_time = recorder.intervals[1].service_time.as_ref().expect("an open loop");
+        assert!(service_time.max() < SECOND + SECOND / 100 && recorder.intervals[1].latency.min() > 6 * SECOND);
+    }
+
+    #[test]
+    fn a_run_of_hours_has_no_more_intervals_than_a_minute() {
+        for stop in [Stop::Messages(1), Stop::After(Duration::from_secs(10_000))] {
+            let mut recorder = recorder(stop, Pace::Closed);
+            for second in 1..10_000 {
+                recorder.answered(second * SECOND + 1, second * SECOND, second * SECOND, 1);
+            }
+            assert_eq!(recorder.intervals.len(), MOST_INTERVALS as usize, "{stop:?}");
+            assert_eq!(recorder.intervals.iter().map(|one| one.messages).sum::<u64>(), 9_999, "{stop:?}");
+        }
     }
 }
