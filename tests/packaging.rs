@@ -13,7 +13,8 @@ use std::process::Command;
 use common::program;
 use sandbox::{Sandbox, Scratch, have, project, run};
 
-const PAGES: [&str; 4] = ["eagain.1", "eagain-serve.1", "eagain-connect.1", "eagain.toml.5"];
+const PAGES: [&str; 6] =
+    ["eagain.1", "eagain-serve.1", "eagain-connect.1", "eagain-bench.1", "eagain-report.1", "eagain.toml.5"];
 
 type Names = BTreeSet<String>;
 
@@ -63,9 +64,13 @@ fn entries(page: &str) -> Vec<String> {
 
 #[test]
 fn each_page_lists_the_options_of_the_help_and_no_others() {
-    for (page, command) in
-        [("eagain.1", &[][..]), ("eagain-serve.1", &["serve"][..]), ("eagain-connect.1", &["connect"][..])]
-    {
+    for (page, command) in [
+        ("eagain.1", &[][..]),
+        ("eagain-serve.1", &["serve"][..]),
+        ("eagain-connect.1", &["connect"][..]),
+        ("eagain-bench.1", &["bench"][..]),
+        ("eagain-report.1", &["report"][..]),
+    ] {
         let options: Names =
             entries(page).iter().flat_map(|entry| entry.split_whitespace().find(is_long)).map(clean).collect();
         same(page, &options, &helped(command));
@@ -132,11 +137,12 @@ fn bash_offers(words: &[&str]) -> Names {
 
 #[test]
 fn bash_offers_the_options_of_the_help_and_no_others() {
-    for command in ["serve", "connect"] {
+    for command in ["serve", "connect", "bench", "report"] {
         same(command, &bash_offers(&[command, "--"]), &helped(&[command]));
         same(command, &bash_offers(&[command, "--frames", "1", "--"]), &helped(&[command]));
     }
-    let first: Names = ["serve", "connect", "status", "-V", "--version", "-h", "--help"].map(str::to_owned).into();
+    let first: Names =
+        ["serve", "connect", "bench", "report", "status", "-V", "--version", "-h", "--help"].map(str::to_owned).into();
     assert_eq!(bash_offers(&[""]), first);
 }
 
@@ -154,7 +160,7 @@ fn bash_offers_no_option_where_a_value_is_due() {
 fn zsh_and_fish_have_the_options_of_the_help_and_no_others() {
     let zsh = text("scripts/completions/_eagain");
     let fish = text("scripts/completions/eagain.fish");
-    for command in ["serve", "connect"] {
+    for command in ["serve", "connect", "bench", "report"] {
         let list = zsh.split(&format!("    {command}=(\n")).nth(1).expect("a list").split("\n    )\n").next().unwrap();
         let words = list.lines().filter_map(|line| line.find("--").map(|at| &line[at..]));
         let names = words.map(|word| word[..word.find([')', '[']).unwrap()].to_owned()).collect();
@@ -208,11 +214,13 @@ fn script(name: &str, arguments: &[&str], destdir: &Scratch) -> Command {
     command
 }
 
-const BESIDES_UNITS: [&str; 8] = [
+const BESIDES_UNITS: [&str; 10] = [
     "bin/eagain",
     "share/bash-completion/completions/eagain",
     "share/fish/vendor_completions.d/eagain.fish",
+    "share/man/man1/eagain-bench.1",
     "share/man/man1/eagain-connect.1",
+    "share/man/man1/eagain-report.1",
     "share/man/man1/eagain-serve.1",
     "share/man/man1/eagain.1",
     "share/man/man5/eagain.toml.5",

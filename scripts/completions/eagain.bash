@@ -23,11 +23,21 @@ _eagain() {
             mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$word")
             return
             ;;
+        bench:--service)
+            mapfile -t COMPREPLY < <(compgen -W 'echo frames discard chargen redis-ping' -- "$word")
+            return
+            ;;
+        bench:--json | bench:--hdr | bench:--svg)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$word")
+            return
+            ;;
+        bench:--churn | bench:--help) ;;
         serve:--edge-triggered | serve:--check | serve:--proxy-protocol | serve:--trace | serve:--help) ;;
-        serve:--* | connect:--max-frame | connect:--connect-timeout) return ;;
+        serve:--* | bench:--* | connect:--max-frame | connect:--connect-timeout) return ;;
     esac
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'serve connect status -V --version -h --help' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'serve connect bench report status -V --version -h --help' -- "$word")
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -74,6 +84,32 @@ _eagain() {
                 --connect-timeout
                 -h --help'
             ;;
+        bench)
+            options='
+                --service
+                --connections
+                --idle
+                --churn
+                --depth
+                --size
+                --rate
+                --duration
+                --messages
+                --warm-up
+                --repeat
+                --threads
+                --timeout
+                --pid
+                --json
+                --hdr
+                --svg
+                -h --help'
+            ;;
+        report)
+            options='
+                --compare
+                -h --help'
+            ;;
         status)
             options='
                 --watch
@@ -81,6 +117,11 @@ _eagain() {
                 -h --help'
             ;;
     esac
+    if [[ ${COMP_WORDS[1]} == report && $word != -* ]]; then
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        return
+    fi
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
 }
 

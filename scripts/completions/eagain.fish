@@ -1,10 +1,14 @@
 # Completion for fish. tests/packaging.rs compares it with the help of the program.
 set -l eagain_serve '__fish_seen_subcommand_from serve'
 set -l eagain_connect '__fish_seen_subcommand_from connect'
+set -l eagain_bench '__fish_seen_subcommand_from bench'
+set -l eagain_report '__fish_seen_subcommand_from report'
 set -l eagain_status '__fish_seen_subcommand_from status'
 complete -c eagain -f
 complete -c eagain -n __fish_use_subcommand -a serve -d 'run the server'
 complete -c eagain -n __fish_use_subcommand -a connect -d 'send input to a server, show what comes back'
+complete -c eagain -n __fish_use_subcommand -a bench -d 'load a server, check every answer, measure'
+complete -c eagain -n __fish_use_subcommand -a report -d 'merge or compare logs of bench'
 complete -c eagain -n __fish_use_subcommand -a status -d 'show what a server is doing'
 complete -c eagain -n __fish_use_subcommand -s V -l version -d 'print the version'
 complete -c eagain -n __fish_use_subcommand -s h -l help -d 'show the help'
@@ -49,6 +53,30 @@ complete -c eagain -n $eagain_connect -l no-echo -d 'do not expect the input bac
 complete -c eagain -n $eagain_connect -l max-frame -x -d 'longest payload of a frame; K, M, G allowed [16M]'
 complete -c eagain -n $eagain_connect -l connect-timeout -x -d 'give an address up after this long [10]'
 complete -c eagain -n $eagain_connect -s h -l help -d 'show the help'
+
+complete -c eagain -n $eagain_bench -l service -x -a 'echo frames discard chargen redis-ping' \
+    -d 'what the server does [echo]'
+complete -c eagain -n $eagain_bench -l connections -x -d 'connections that are kept busy [64]'
+complete -c eagain -n $eagain_bench -l idle -x -d 'connections besides that do nothing [0]'
+complete -c eagain -n $eagain_bench -l churn -d 'a new connection for each message'
+complete -c eagain -n $eagain_bench -l depth -x -d 'messages on their way on each connection [1]'
+complete -c eagain -n $eagain_bench -l size -x -d 'of each message; K, M, G allowed [64]'
+complete -c eagain -n $eagain_bench -l rate -x -d 'messages a second over all connections'
+complete -c eagain -n $eagain_bench -l duration -x -d 'how long to measure [10]'
+complete -c eagain -n $eagain_bench -l messages -x -d 'until each connection has had N answers'
+complete -c eagain -n $eagain_bench -l warm-up -x -d 'load before that, not counted [1]'
+complete -c eagain -n $eagain_bench -l repeat -x -d 'measure N times [1]'
+complete -c eagain -n $eagain_bench -l threads -x -d 'threads of the load [1]'
+complete -c eagain -n $eagain_bench -l timeout -x -d 'a silence of this length is a failure [10]'
+complete -c eagain -n $eagain_bench -l pid -x -d 'a process of the server, for its CPU time'
+complete -c eagain -n $eagain_bench -l json -r -F -d 'write all figures; - is stdout'
+complete -c eagain -n $eagain_bench -l hdr -r -F -d 'write an HdrHistogram log; - is stdout'
+complete -c eagain -n $eagain_bench -l svg -r -F -d 'draw the result; - is stdout'
+complete -c eagain -n $eagain_bench -s h -l help -d 'show the help'
+
+complete -c eagain -n $eagain_report -l compare -d 'two logs: is there a difference?'
+complete -c eagain -n '__fish_seen_subcommand_from report' -F
+complete -c eagain -n $eagain_report -s h -l help -d 'show the help'
 
 complete -c eagain -n $eagain_status -l watch -d 'again each second'
 complete -c eagain -n $eagain_status -l json -d 'one JSON object a line'

@@ -4,8 +4,10 @@
 //! (`ArgsInfo`), so that no option is listed twice: `--name=value`, suggestions, and a help with the names
 //! of the values. Each command has a file of its own.
 
+mod bench;
 mod connect;
 mod help;
+mod report;
 mod serve;
 mod status;
 mod values;
@@ -15,13 +17,17 @@ use std::path::Path;
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 
+use self::bench::BenchArgs;
 use self::connect::ConnectArgs;
 use self::help::{did_you_mean, help};
+use self::report::ReportArgs;
 use self::serve::ServeArgs;
 use self::status::StatusArgs;
 use crate::config;
 
+pub(crate) use self::bench::Bench;
 pub(crate) use self::connect::Connect;
+pub(crate) use self::report::Report;
 pub(crate) use self::serve::{Accept, Serve, ServiceName, default_listeners};
 pub(crate) use self::status::Status;
 
@@ -31,6 +37,8 @@ pub(crate) enum Command {
     Serve(Serve),
     Connect(Connect),
     Status(Status),
+    Bench(Bench),
+    Report(Report),
 }
 
 /// Why there is nothing (more) to run.
@@ -50,7 +58,7 @@ const CHECK: &str = "--check";
 #[derive(FromArgs, ArgsInfo)]
 #[argh(
     description = "Serve, measure, prove: a server on raw Linux epoll.",
-    example = "eagain serve\neagain connect 127.0.0.1:7007",
+    example = "eagain serve\neagain connect 127.0.0.1:7007\neagain bench",
     help_triggers("-h", "--help", "help")
 )]
 struct Top {
@@ -64,11 +72,12 @@ struct Top {
 
 #[derive(FromArgs, ArgsInfo)]
 #[argh(subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one, once")]
 enum SubCommand {
     Serve(ServeArgs),
     Connect(ConnectArgs),
     Status(StatusArgs),
+    Bench(BenchArgs),
+    Report(ReportArgs),
 }
 
 /// Understands the arguments (without the program's name).
@@ -89,6 +98,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Sto
         Some(SubCommand::Serve(args)) => args.check().map(Command::Serve),
         Some(SubCommand::Connect(args)) => args.check().map(Command::Connect),
         Some(SubCommand::Status(args)) => args.check().map(Command::Status),
+        Some(SubCommand::Bench(args)) => args.check().map(Command::Bench),
+        Some(SubCommand::Report(args)) => args.check().map(Command::Report),
         None => Err(usage(None, "no command".to_owned())),
     }
 }

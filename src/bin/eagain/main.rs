@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod address;
+mod bench;
 mod cli;
 mod config;
 mod connect;
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
         Ok(Command::Serve(options)) => serve::run(options),
         Ok(Command::Connect(options)) => connect::run(options),
         Ok(Command::Status(options)) => status::run(options),
+        Ok(Command::Bench(options)) => bench::run(&options),
+        Ok(Command::Report(options)) => bench::report(&options),
         Err(Stop::Answered(text)) => {
             say::out(&text);
             ExitCode::SUCCESS

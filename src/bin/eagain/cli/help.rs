@@ -36,6 +36,7 @@ pub(super) fn help(top: &CommandInfoWithArgs, command: Option<&CommandInfoWithAr
     let (name, info) = command.map_or((String::new(), top), |c| (format!(" {}", c.name), c));
     let argument = |p: &PositionalInfo<'_>| match p.optionality {
         Optionality::Optional => format!(" [{}]", p.name),
+        Optionality::Repeating => format!(" {}...", p.name),
         _ => format!(" {}", p.name),
     };
     let arguments: String = info.positionals.iter().map(argument).collect();
