@@ -41,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace", "timeouts"]),
     ("level", &["sys", "connection", "exchange"]),
     ("edge", &["sys", "connection", "exchange"]),
+    ("driver", &["sys", "slab", "client", "service", "listener", "connection", "exchange", "level", "trace"]),
     ("mailbox", &["metrics", "sys", "slab", "client", "timeouts", "listener", "parcel"]),
     ("worker", BELOW_THE_WORKER),
     ("server", BELOW_THE_SERVER),

@@ -33,6 +33,10 @@ _eagain() {
             return
             ;;
         bench:--churn | bench:--help) ;;
+        serve:--model)
+            mapfile -t COMPREPLY < <(compgen -W 'threads select poll epoll' -- "$word")
+            return
+            ;;
         serve:--edge-triggered | serve:--check | serve:--proxy-protocol | serve:--trace | serve:--help) ;;
         serve:--* | bench:--* | connect:--max-frame | connect:--connect-timeout) return ;;
     esac
@@ -51,6 +55,7 @@ _eagain() {
                 --delay
                 --delay-ms
                 --edge-triggered
+                --model
                 --workers
                 --accept
                 --backlog

@@ -28,7 +28,7 @@ use crate::config;
 pub(crate) use self::bench::Bench;
 pub(crate) use self::connect::Connect;
 pub(crate) use self::report::Report;
-pub(crate) use self::serve::{Accept, Serve, ServiceName, default_listeners};
+pub(crate) use self::serve::{Accept, Model, Serve, ServiceName, default_listeners};
 pub(crate) use self::status::Status;
 
 /// A command line that was understood.

@@ -8,6 +8,7 @@ mod bench;
 mod cli;
 mod config;
 mod connect;
+mod models;
 mod say;
 mod serve;
 mod status;
