@@ -175,6 +175,13 @@ impl<S: Service, T: Trace> Driver<S, T> {
         Self { turn: Turn::new(service, trace, now, nobody), opened: 0 }
     }
 
+    /// The ids of the connections begin at this number: those of several drivers can be told apart then.
+    #[must_use]
+    pub const fn numbered_from(mut self, first: u64) -> Self {
+        self.opened = first;
+        self
+    }
+
     /// The service.
     pub const fn service(&mut self) -> &mut S {
         &mut self.turn.service

@@ -21,8 +21,9 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use self::crowd::Crowd;
+pub(crate) use self::threads::most_threads;
 use crate::cli::{self, Model};
-use crate::say::Level;
+use crate::say::{self, Level};
 use crate::serve::scribe::Scribe;
 use crate::serve::services::{Any, Setting};
 use crate::serve::systemd::Manager;
@@ -105,22 +106,24 @@ impl Orders<'_> {
     fn reload(&mut self) {
         self.manager.reloading();
         match self.changed() {
-            Ok(patience) => {
-                self.patience = patience;
-                self.scribe.tell(Level::Notice, "reloaded: the time of a drain is that of the file now");
+            Ok(new) => {
+                self.patience = new.drain_timeout;
+                say::set_level(new.log_level);
+                self.scribe
+                    .tell(Level::Notice, "reloaded: the time of a drain and the log level are those of the file now");
             }
             Err(why) => self.scribe.tell(Level::Error, format_args!("not reloaded, nothing is changed: {why}")),
         }
         self.manager.reloaded();
     }
 
-    /// The time of a drain, if nothing else has changed.
-    fn changed(&self) -> Result<Duration, String> {
+    /// The options, if nothing else has changed than what can be.
+    fn changed(&self) -> Result<cli::Serve, String> {
         let (old, new) = (self.options, read_again(self.options)?);
         let fixed = [("the listeners", new.listen != old.listen), ("max-connections", new.limits != old.limits)];
         match fixed.into_iter().find(|&(_, changed)| changed) {
             Some((name, _)) => Err(format!("a restart is needed to change {name} with --model {}", old.model)),
-            None => Ok(new.drain_timeout),
+            None => Ok(new),
         }
     }
 }

@@ -140,10 +140,15 @@ pub(super) fn serve(
     porch.run(orders)
 }
 
+/// How many threads there can be, by the maps of memory that this kernel allows a process; `None`: it does not say.
+pub(crate) fn most_threads() -> Option<usize> {
+    let maps: usize = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()?;
+    Some(maps / MAPS_PER_THREAD)
+}
+
 /// How many threads there may be, and what bounds them.
 fn bound(most: usize) -> (usize, &'static str) {
-    let maps = fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse::<usize>().ok());
-    match maps.map(|maps| maps / MAPS_PER_THREAD) {
+    match most_threads() {
         Some(threads) if threads < most => (threads, "vm.max_map_count has no maps for more"),
         _ => (most, "--max-connections"),
     }
@@ -268,7 +273,7 @@ impl Porch {
 /// The thread of one client.
 fn attend(newcomer: Newcomer, listener: usize, makings: &Makings, hall: &Hall, id: u64, progress: &Arc<Progress>) {
     let service = Any::new(&makings.setting, makings.scribe.clone(), None);
-    let mut driver = Driver::traced(service, Alarm(Arc::clone(progress)), Instant::now());
+    let mut driver = Driver::traced(service, Alarm(Arc::clone(progress)), Instant::now()).numbered_from(id);
     let mut guest = driver.open(newcomer, listener);
     let Err(end) = converse(&mut driver, &mut guest, hall, progress);
     hall.table().remove(&id);
