@@ -266,7 +266,7 @@ impl Connection {
     }
 
     /// Bytes that the kernel has for us and that we have not taken; 0 if it does not say.
-    pub(crate) fn unread_in_kernel(&self) -> usize {
+    fn unread_in_kernel(&self) -> usize {
         net::unread_bytes(&self.socket).unwrap_or(0)
     }
 
@@ -314,15 +314,37 @@ impl Connection {
     /// tell: the errno, or EPIPE for a plain hang-up. A level-triggered loop would spin on it
     /// (`mask-zero-still-reports-hup-err`), an edge-triggered one forget it.
     pub(crate) fn doomed_by(&self, event: Event) -> Option<i32> {
-        if !(event.hung_up() || event.error()) || self.wants_read() || self.wants_write() {
+        self.doomed(event.hung_up(), event.error())
+    }
+
+    /// As [`doomed_by`](Self::doomed_by), whoever says it.
+    #[inline]
+    pub(crate) fn doomed(&self, hung_up: bool, error: bool) -> Option<i32> {
+        if !(hung_up || error) || self.wants_read() || self.wants_write() {
             return None;
         }
         match self.take_error() {
-            0 if event.hung_up() => Some(libc::EPIPE),
+            0 if hung_up => Some(libc::EPIPE),
             // Not every ERR is an error (`err-is-not-always-an-error`).
             0 => None,
             errno => Some(errno),
         }
+    }
+
+    /// Whether a draining server may end it without the loss of an answer: nothing is due, and no byte has come since
+    /// this was asked last, or (`firm`) whether or not one has.
+    pub(crate) fn may_end(&mut self, firm: bool) -> bool {
+        let may_send_more = std::mem::take(&mut self.active) && !firm;
+        self.phase == Phase::Open && self.nothing_is_due(may_send_more)
+    }
+
+    /// Whether everything that the client may expect has been sent.
+    fn nothing_is_due(&self, may_send_more: bool) -> bool {
+        if self.producing {
+            // Endless by nature: what it has written goes out, more is not due.
+            return true;
+        }
+        !may_send_more && self.alarm.is_none() && self.output.is_none() && self.unread_in_kernel() == 0
     }
 
     /// What is due first: the timer (`None`), or a timeout.

@@ -37,6 +37,9 @@ pub(crate) trait Discipline {
 
     /// Whether a listener that has used up its budget must be visited again by the worker itself.
     const LISTENER_MUST_RETURN: bool;
+
+    /// Whether a `recv` may sleep (a blocking socket), so that it is later when it returns.
+    const RECV_SLEEPS: bool = false;
 }
 
 /// A connection and what the service remembers of it.
@@ -209,6 +212,9 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let filled =
             if behind { connection.fill_behind(READ_BUFFER_BYTES) } else { connection.fill(&mut self.scratch) };
         self.tally.often().receives += 1;
+        if D::RECV_SLEEPS {
+            self.begin(Instant::now());
+        }
         match filled {
             Filled::Bytes(count) => {
                 self.trace.received(self.who, Ok(count));

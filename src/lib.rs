@@ -65,6 +65,7 @@
 //! | `level.rs`, `edge.rs` | what the two disciplines do differently; read them side by side |
 //! | `worker.rs`, `worker/doors.rs`, `worker/leaving.rs` | the loop, the way in, the way out |
 //! | `parcel.rs` | a connection on its way to another process |
+//! | `driver.rs` | the same connections under a loop of your own |
 //! | `mailbox.rs`, `server.rs` | how other threads reach it; starting, draining, stopping |
 //! | `trace.rs`, `metrics.rs` | the loop told, and counted |
 //!
@@ -79,6 +80,7 @@ pub mod buffer;
 mod client;
 mod connection;
 pub mod deadline;
+pub mod driver;
 mod edge;
 mod exchange;
 mod gate;

@@ -42,7 +42,7 @@ fn no_argument_prints_the_help() {
 
 #[test]
 fn every_command_has_a_help_with_an_example() {
-    for command in ["serve", "connect", "bench", "report", "status"] {
+    for command in ["serve", "connect", "bench", "report", "status", "compare"] {
         let help = answer(&[command, "--help"]);
         assert!(help.contains(&format!("Usage: eagain {command} ")), "{help}");
         let examples = help.split("Examples:\n").nth(1).expect("examples");
@@ -53,6 +53,7 @@ fn every_command_has_a_help_with_an_example() {
         }
         let behind_options = match command {
             "serve" => answer(&[command, "--echo", "7007", "--help"]),
+            "compare" => answer(&[command, "tables", "--quick", "--help"]),
             _ => answer(&[command, "127.0.0.1:7", "--help"]),
         };
         assert_eq!(behind_options, help);

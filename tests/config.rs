@@ -121,6 +121,7 @@ fn every_option_of_the_command_line_has_its_key() {
             Some("HOW") => "\"exclusive\"",
             Some("LEVEL") => "\"debug\"",
             Some("FORMAT") => "\"json\"",
+            Some("NAME") => "\"epoll\"",
             _ => "true",
         };
         let (output, said) = check(&format!("{key} = {value}\n"), &[]);

@@ -16,7 +16,7 @@ use common::*;
 use pressure::*;
 use socket2::{Domain, SockRef, Socket, Type};
 
-in_every_setup! {
+in_every_model! {
     unread_echo_is_bounded_and_whole,
     unread_echo_over_a_unix_socket_is_bounded_and_whole,
     unread_small_frames_are_bounded_and_whole,
@@ -25,10 +25,8 @@ in_every_setup! {
     unread_chargen_is_bounded_and_keeps_its_place,
     discard_takes_everything_and_keeps_nothing,
     tiny_receive_buffers_get_everything,
-    half_frames_of_500_clients_hurt_nobody,
     frames_at_the_limit_pass_and_above_it_close_one_connection,
     empty_frames_come_back,
-    nonsense_on_frames_closes_only_its_sender,
     urgent_byte_first,
     urgent_byte_in_the_middle,
     urgent_byte_last,
@@ -42,6 +40,15 @@ in_every_setup! {
     close_with_unread_answers,
     client_that_shuts_down_its_read_side,
     client_that_is_gone_before_accept,
+}
+
+// Facts about memory that a model of threads cannot have: each client costs it a stack and a buffer.
+mod memory {
+    use super::{half_frames_of_500_clients_hurt_nobody, nonsense_on_frames_closes_only_its_sender};
+    use crate::common::*;
+
+    in_every_setup! { half_frames_of_500_clients_hurt_nobody, nonsense_on_frames_closes_only_its_sender }
+    in_one_thread! { half_frames_of_500_clients_hurt_nobody, nonsense_on_frames_closes_only_its_sender }
 }
 
 /// What one client may cost at most while it does not read: both queues at high water and the allocator's slack.

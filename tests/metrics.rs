@@ -181,7 +181,7 @@ fn numbers_add_up_in_every_look_at_running_traffic(setup: Setup) {
 
 #[test]
 fn a_listener_that_rests_is_counted_and_the_sum_still_holds() {
-    let mut server = Setup { edge_triggered: false, workers: 1 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let mut server = Setup { edge_triggered: false, workers: 1, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     let watch = connect(server.addr("metrics"));
     let look = || {
         send(&watch, request("/metrics").as_bytes());
@@ -360,7 +360,7 @@ fn a_head_has_at_most_8_kib(setup: Setup) {
 
 #[test]
 fn each_path_has_its_answer() {
-    let server = Setup { edge_triggered: false, workers: 2 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let server = Setup { edge_triggered: false, workers: 2, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     let address = server.addr("metrics");
     let page = get(address, "/metrics");
     assert_eq!((page.status, &*page.fields["content-type"]), (200, "text/plain; version=0.0.4; charset=utf-8"));
@@ -385,7 +385,7 @@ fn each_path_has_its_answer() {
 
 #[test]
 fn old_clients_and_bodies_end_the_connection() {
-    let server = Setup { edge_triggered: true, workers: 1 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let server = Setup { edge_triggered: true, workers: 1, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     for (bytes, status) in [
         (&b"GET /healthz HTTP/1.0\r\n\r\n"[..], 200),
         (b"GET /healthz HTTP/1.1\nHost: a\nConnection: close\n\n", 200),
@@ -403,7 +403,7 @@ fn old_clients_and_bodies_end_the_connection() {
 #[test]
 fn a_unix_socket_does_as_well() {
     let name = format!("unix:@eagain-metrics-{}", std::process::id());
-    let server = Setup { edge_triggered: true, workers: 2 }.serve(&["--metrics", &name, "--echo", ANY]);
+    let server = Setup { edge_triggered: true, workers: 2, model: None }.serve(&["--metrics", &name, "--echo", ANY]);
     let stream = connect_unix(server.addr("metrics"));
     send(&stream, request("/healthz").as_bytes());
     assert_eq!(receive(&stream, true).body, "alive\n");
@@ -413,7 +413,7 @@ fn a_unix_socket_does_as_well() {
 
 #[test]
 fn without_the_option_nothing_listens_for_it() {
-    let server = Setup { edge_triggered: false, workers: 1 }.serve(&["--echo", ANY]);
+    let server = Setup { edge_triggered: false, workers: 1, model: None }.serve(&["--echo", ANY]);
     assert!(!server.stdout().contains("metrics"));
     expect(connect_and_ask(server.addr("echo")), request("/metrics").as_bytes());
 }
@@ -429,7 +429,7 @@ fn connect_and_ask(address: &str) -> TcpStream {
 
 #[test]
 fn promtool_finds_nothing_to_complain_about() {
-    let server = Setup { edge_triggered: false, workers: 2 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let server = Setup { edge_triggered: false, workers: 2, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let Ok(mut promtool) = command.spawn() else {
@@ -442,7 +442,7 @@ fn promtool_finds_nothing_to_complain_about() {
 
 #[test]
 fn curl_is_content() {
-    let server = Setup { edge_triggered: true, workers: 1 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let server = Setup { edge_triggered: true, workers: 1, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     let url = format!("http://{}", server.addr("metrics"));
     // Two requests on one connection: -v tells of the second one "Re-using existing connection".
     let curl = Command::new("curl")
@@ -468,7 +468,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn status_shows_workers_and_services() {
-    let server = Setup { edge_triggered: false, workers: 2 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let server = Setup { edge_triggered: false, workers: 2, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     let client = connect(server.addr("echo"));
     exchange(&client, &[b'x'; 2048]);
     wait_until("the bytes are counted", || {
@@ -495,7 +495,7 @@ fn status_shows_workers_and_services() {
 
 #[test]
 fn status_as_json_is_one_object_a_line() {
-    let server = Setup { edge_triggered: false, workers: 2 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let server = Setup { edge_triggered: false, workers: 2, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     exchange(&connect(server.addr("echo")), b"hello");
     let outcome = status(&["--json", server.addr("metrics")]);
     let line = text(&outcome.stdout);
@@ -512,7 +512,7 @@ fn status_as_json_is_one_object_a_line() {
 
 #[test]
 fn watched_through_a_pipe_status_repeats_its_page_until_the_reader_goes() {
-    let server = Setup { edge_triggered: false, workers: 1 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let server = Setup { edge_triggered: false, workers: 1, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     let mut watch = Command::new(program());
     watch.args(["status", "--watch", server.addr("metrics")]).stdout(Stdio::piped());
     let mut child = watch.spawn().expect("eagain status");
@@ -531,7 +531,7 @@ fn watched_through_a_pipe_status_repeats_its_page_until_the_reader_goes() {
 
 #[test]
 fn status_says_in_one_line_what_is_wrong() {
-    let server = Setup { edge_triggered: false, workers: 1 }.serve(&["--metrics", ANY, "--echo", ANY]);
+    let server = Setup { edge_triggered: false, workers: 1, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
     let closed = std::net::TcpListener::bind(ANY).unwrap().local_addr().unwrap().to_string();
     for (address, why) in [
         (closed.as_str(), "connection refused; is the server running with --metrics"),

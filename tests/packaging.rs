@@ -13,8 +13,15 @@ use std::process::Command;
 use common::program;
 use sandbox::{Sandbox, Scratch, have, project, run};
 
-const PAGES: [&str; 6] =
-    ["eagain.1", "eagain-serve.1", "eagain-connect.1", "eagain-bench.1", "eagain-report.1", "eagain.toml.5"];
+const PAGES: [&str; 7] = [
+    "eagain.1",
+    "eagain-compare.1",
+    "eagain-serve.1",
+    "eagain-connect.1",
+    "eagain-bench.1",
+    "eagain-report.1",
+    "eagain.toml.5",
+];
 
 type Names = BTreeSet<String>;
 
@@ -70,6 +77,7 @@ fn each_page_lists_the_options_of_the_help_and_no_others() {
         ("eagain-connect.1", &["connect"][..]),
         ("eagain-bench.1", &["bench"][..]),
         ("eagain-report.1", &["report"][..]),
+        ("eagain-compare.1", &["compare"][..]),
     ] {
         let options: Names =
             entries(page).iter().flat_map(|entry| entry.split_whitespace().find(is_long)).map(clean).collect();
@@ -137,12 +145,13 @@ fn bash_offers(words: &[&str]) -> Names {
 
 #[test]
 fn bash_offers_the_options_of_the_help_and_no_others() {
-    for command in ["serve", "connect", "bench", "report"] {
+    for command in ["serve", "connect", "bench", "report", "compare"] {
         same(command, &bash_offers(&[command, "--"]), &helped(&[command]));
         same(command, &bash_offers(&[command, "--frames", "1", "--"]), &helped(&[command]));
     }
-    let first: Names =
-        ["serve", "connect", "bench", "report", "status", "-V", "--version", "-h", "--help"].map(str::to_owned).into();
+    let first: Names = ["serve", "connect", "bench", "report", "compare", "status", "-V", "--version", "-h", "--help"]
+        .map(str::to_owned)
+        .into();
     assert_eq!(bash_offers(&[""]), first);
 }
 
@@ -160,7 +169,7 @@ fn bash_offers_no_option_where_a_value_is_due() {
 fn zsh_and_fish_have_the_options_of_the_help_and_no_others() {
     let zsh = text("scripts/completions/_eagain");
     let fish = text("scripts/completions/eagain.fish");
-    for command in ["serve", "connect", "bench", "report"] {
+    for command in ["serve", "connect", "bench", "report", "compare"] {
         let list = zsh.split(&format!("    {command}=(\n")).nth(1).expect("a list").split("\n    )\n").next().unwrap();
         let words = list.lines().filter_map(|line| line.find("--").map(|at| &line[at..]));
         let names = words.map(|word| word[..word.find([')', '[']).unwrap()].to_owned()).collect();
@@ -214,11 +223,12 @@ fn script(name: &str, arguments: &[&str], destdir: &Scratch) -> Command {
     command
 }
 
-const BESIDES_UNITS: [&str; 10] = [
+const BESIDES_UNITS: [&str; 11] = [
     "bin/eagain",
     "share/bash-completion/completions/eagain",
     "share/fish/vendor_completions.d/eagain.fish",
     "share/man/man1/eagain-bench.1",
+    "share/man/man1/eagain-compare.1",
     "share/man/man1/eagain-connect.1",
     "share/man/man1/eagain-report.1",
     "share/man/man1/eagain-serve.1",

@@ -17,7 +17,7 @@ use common::*;
 use nix::sys::signal::Signal;
 use pressure::*;
 
-in_every_setup! {
+in_every_model! {
     idle_server_exits_at_once,
     idle_connections_end_with_a_fin,
     answer_to_a_slow_reader_arrives_whole,
@@ -380,7 +380,7 @@ fn second_signal_ends_it_at_once(setup: Setup) {
 }
 
 fn unix_socket_file_is_removed(setup: Setup) {
-    let name = format!("eagain-shutdown-{}-{}-{}", std::process::id(), setup.edge_triggered, setup.workers);
+    let name = format!("eagain-shutdown-{}-{setup:?}", std::process::id());
     let path: PathBuf = std::env::temp_dir().join(name);
     let address = format!("unix:{}", path.display());
     for _ in 0..2 {

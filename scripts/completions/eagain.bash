@@ -11,6 +11,11 @@ _eagain() {
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
             return
             ;;
+        compare:--json | compare:--out)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$word")
+            return
+            ;;
         serve:--accept)
             mapfile -t COMPREPLY < <(compgen -W 'handoff exclusive reuseport' -- "$word")
             return
@@ -33,11 +38,17 @@ _eagain() {
             return
             ;;
         bench:--churn | bench:--help) ;;
+        serve:--model)
+            mapfile -t COMPREPLY < <(compgen -W 'threads select poll epoll' -- "$word")
+            return
+            ;;
         serve:--edge-triggered | serve:--check | serve:--proxy-protocol | serve:--trace | serve:--help) ;;
-        serve:--* | bench:--* | connect:--max-frame | connect:--connect-timeout) return ;;
+        serve:--* | bench:--* | compare:--idle | compare:--repeat) return ;;
+        connect:--max-frame | connect:--connect-timeout) return ;;
     esac
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'serve connect bench report status -V --version -h --help' -- "$word")
+        options='serve connect bench report compare status -V --version -h --help'
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -51,6 +62,7 @@ _eagain() {
                 --delay
                 --delay-ms
                 --edge-triggered
+                --model
                 --workers
                 --accept
                 --backlog
@@ -115,6 +127,16 @@ _eagain() {
                 --watch
                 --json
                 -h --help'
+            ;;
+        compare)
+            options='
+                --quick
+                --out
+                --idle
+                --repeat
+                --json
+                -h --help'
+            [[ $word == -* ]] || options='models tables wakers'
             ;;
     esac
     if [[ ${COMP_WORDS[1]} == report && $word != -* ]]; then

@@ -4,7 +4,6 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use super::{KEY_STOP, KEY_SWEEP, State, Worker};
-use crate::connection::{Connection, Phase};
 use crate::exchange::Discipline;
 use crate::limits::DRAIN_QUIET_MS;
 use crate::parcel::Parcel;
@@ -52,9 +51,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
                 staying += 1;
                 continue;
             }
-            let connection = &mut member.connection;
-            let was_active = std::mem::take(&mut connection.active);
-            if connection.phase == Phase::Open && nothing_is_due(connection, was_active && !firm) {
+            if member.connection.may_end(firm) {
                 self.with(token, |turn, member| {
                     turn.finish(member);
                     turn.drive::<D>(member)
@@ -109,13 +106,4 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         }
         self.state = State::Stopped;
     }
-}
-
-/// Whether everything that the client may expect has been sent.
-fn nothing_is_due(connection: &Connection, may_send_more: bool) -> bool {
-    if connection.producing {
-        // Endless by nature: what it has written goes out, more is not due.
-        return true;
-    }
-    !may_send_more && connection.alarm.is_none() && connection.output.is_none() && connection.unread_in_kernel() == 0
 }

@@ -29,16 +29,21 @@ pub(crate) const ANY: &str = "127.0.0.1:0";
 
 const SERVICES: [&str; 7] = ["echo", "discard", "chargen", "frames", "log", "delay", "metrics"];
 
-/// Under which discipline and with how many workers a fact is tested.
+/// Under which model, which discipline and with how many workers a fact is tested.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) edge_triggered: bool,
     pub(crate) workers: u32,
+    /// `--model`, if it is not epoll; then the two others say nothing.
+    pub(crate) model: Option<&'static str>,
 }
 
 impl Setup {
     /// The options of `serve` that select this setup.
     pub(crate) fn args(self) -> Vec<String> {
+        if let Some(model) = self.model {
+            return vec!["--model".to_owned(), model.to_owned()];
+        }
         let mut args = vec!["--workers".to_owned(), self.workers.to_string()];
         if self.edge_triggered {
             args.push("--edge-triggered".to_owned());
@@ -67,12 +72,43 @@ macro_rules! in_every_setup {
 }
 pub(crate) use in_every_setup;
 
+/// As [`in_every_setup`], and under the other models too: seven tests of each.
+macro_rules! in_every_model {
+    ($($fact:ident),+ $(,)?) => {
+        $crate::common::in_every_setup!($($fact),+);
+        $crate::common::in_other_models!($($fact),+);
+    };
+}
+pub(crate) use in_every_model;
+
+/// Under the models that are not epoll: three tests of each function.
+macro_rules! in_other_models {
+    ($($fact:ident),+ $(,)?) => {
+        $crate::common::in_one_setup!(threads, Some("threads"), false, 1, $($fact),+);
+        $crate::common::in_one_thread!($($fact),+);
+    };
+}
+pub(crate) use in_other_models;
+
+/// Under select and poll: two tests of each function.
+macro_rules! in_one_thread {
+    ($($fact:ident),+ $(,)?) => {
+        $crate::common::in_one_setup!(select, Some("select"), false, 1, $($fact),+);
+        $crate::common::in_one_setup!(poll, Some("poll"), false, 1, $($fact),+);
+    };
+}
+pub(crate) use in_one_thread;
+
 macro_rules! in_one_setup {
     ($module:ident, $edge_triggered:literal, $workers:literal, $($fact:ident),+) => {
+        $crate::common::in_one_setup!($module, None, $edge_triggered, $workers, $($fact),+);
+    };
+    ($module:ident, $model:expr, $edge_triggered:literal, $workers:literal, $($fact:ident),+) => {
         mod $module {
             $(#[test]
             fn $fact() {
-                super::$fact($crate::common::Setup { edge_triggered: $edge_triggered, workers: $workers });
+                let (edge_triggered, workers, model) = ($edge_triggered, $workers, $model);
+                super::$fact($crate::common::Setup { edge_triggered, workers, model });
             })+
         }
     };

@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::common::*;
 
-in_every_setup! {
+in_every_model! {
     the_wheel_is_that_of_rfc_864,
     what_the_client_sends_is_thrown_away,
     a_client_that_does_not_read_costs_neither_time_nor_memory,

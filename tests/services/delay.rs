@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 
-in_every_setup! {
+in_every_model! {
     the_answer_comes_and_not_too_early,
     nobody_else_is_held_up,
     many_small_sends_come_back_in_order,

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 
-in_every_setup! {
+in_every_model! {
     ten_megabytes_are_swallowed_without_an_answer,
     a_half_close_is_answered_by_the_end,
     a_reset_is_survived,

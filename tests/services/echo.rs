@@ -5,7 +5,7 @@ use std::thread;
 
 use crate::common::*;
 
-in_every_setup! {
+in_every_model! {
     bytes_come_back_at_every_split,
     single_bytes_come_back,
     ten_megabytes_come_back_unchanged,

@@ -25,6 +25,13 @@ in_every_setup! {
     sigterm_waits_for_an_answer_that_is_due,
 }
 
+in_other_models! {
+    a_socket_file_serves_and_is_removed_at_exit,
+    an_abstract_name_serves,
+    sigterm_ends_idle_connections_and_the_server,
+    sigterm_waits_for_an_answer_that_is_due,
+}
+
 /// A directory of its own for each test, removed with all that is in it. Short, as a socket's path
 /// holds 107 bytes (unix(7)).
 struct Directory(PathBuf);

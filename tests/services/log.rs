@@ -4,7 +4,7 @@ use std::net::TcpStream;
 
 use crate::common::*;
 
-in_every_setup! {
+in_every_model! {
     connect_received_and_offline_are_said_with_the_address,
     a_reset_client_is_offline_too,
     nothing_is_sent_back,

@@ -34,13 +34,15 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+pub(crate) use self::embedded::Embedded;
+pub(crate) use self::environment::Environment;
 pub(crate) use self::outcome::Outcome;
 pub(crate) use self::plan::{Pace, Plan, Service, Stop};
 
 pub(crate) use self::report::report;
 pub(crate) use self::run::{Run, measure};
+pub(crate) use self::statistics::Spread;
 
-use self::embedded::Embedded;
 use self::progress::Meter;
 use crate::cli;
 use crate::say::{self, reason};
@@ -104,7 +106,7 @@ fn measure_in_turns(plans: Vec<Plan>, repeat: usize, signals: &SignalFd) -> Resu
 }
 
 /// So that servers of our own are ended before we are. Before any thread is made.
-fn block_signals() -> Result<SignalFd, String> {
+pub(crate) fn block_signals() -> Result<SignalFd, String> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);

@@ -5,6 +5,7 @@
 //! of the values. Each command has a file of its own.
 
 mod bench;
+mod compare;
 mod connect;
 mod help;
 mod report;
@@ -18,6 +19,7 @@ use std::path::Path;
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 
 use self::bench::BenchArgs;
+use self::compare::CompareArgs;
 use self::connect::ConnectArgs;
 use self::help::{did_you_mean, help};
 use self::report::ReportArgs;
@@ -26,9 +28,10 @@ use self::status::StatusArgs;
 use crate::config;
 
 pub(crate) use self::bench::Bench;
+pub(crate) use self::compare::{Compare, What};
 pub(crate) use self::connect::Connect;
 pub(crate) use self::report::Report;
-pub(crate) use self::serve::{Accept, Serve, ServiceName, default_listeners};
+pub(crate) use self::serve::{Accept, Model, Serve, ServiceName, default_listeners};
 pub(crate) use self::status::Status;
 
 /// A command line that was understood.
@@ -39,6 +42,7 @@ pub(crate) enum Command {
     Status(Status),
     Bench(Bench),
     Report(Report),
+    Compare(Compare),
 }
 
 /// Why there is nothing (more) to run.
@@ -78,6 +82,7 @@ enum SubCommand {
     Status(StatusArgs),
     Bench(BenchArgs),
     Report(ReportArgs),
+    Compare(CompareArgs),
 }
 
 /// Understands the arguments (without the program's name).
@@ -100,6 +105,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Sto
         Some(SubCommand::Status(args)) => args.check().map(Command::Status),
         Some(SubCommand::Bench(args)) => args.check().map(Command::Bench),
         Some(SubCommand::Report(args)) => args.check().map(Command::Report),
+        Some(SubCommand::Compare(args)) => args.check().map(Command::Compare),
         None => Err(usage(None, "no command".to_owned())),
     }
 }

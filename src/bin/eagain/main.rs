@@ -6,8 +6,10 @@
 mod address;
 mod bench;
 mod cli;
+mod compare;
 mod config;
 mod connect;
+mod models;
 mod say;
 mod serve;
 mod status;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         Ok(Command::Status(options)) => status::run(options),
         Ok(Command::Bench(options)) => bench::run(&options),
         Ok(Command::Report(options)) => bench::report(&options),
+        Ok(Command::Compare(options)) => compare::run(&options),
         Err(Stop::Answered(text)) => {
             say::out(&text);
             ExitCode::SUCCESS

@@ -10,10 +10,10 @@ mod listening;
 mod metrics;
 mod narrator;
 mod quota;
-mod scribe;
-mod services;
+pub(crate) mod scribe;
+pub(crate) mod services;
 mod supervisor;
-mod systemd;
+pub(crate) mod systemd;
 mod visits;
 
 use std::process::ExitCode;
@@ -26,14 +26,17 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::handover::{Arrival, Way};
-use self::listening::{Listening, Names};
+use self::listening::Listening;
+pub(crate) use self::listening::Names;
 use self::narrator::Narrator;
 use self::quota::Kind;
 use self::scribe::Scribe;
 use self::services::{Any, Setting};
 use self::supervisor::Supervisor;
+pub(crate) use self::supervisor::read_again;
 use self::systemd::Manager;
-use crate::cli::{self, ServiceName};
+use crate::cli::{self, Model, ServiceName};
+use crate::models;
 use crate::say::{self, Event, Level};
 
 pub(crate) fn run(options: cli::Serve) -> ExitCode {
@@ -48,7 +51,7 @@ pub(crate) fn run(options: cli::Serve) -> ExitCode {
     }
 }
 
-type Failure = Box<dyn std::error::Error>;
+pub(crate) type Failure = Box<dyn std::error::Error>;
 
 fn serve(options: &cli::Serve) -> Result<(), Failure> {
     if options.check {
@@ -60,8 +63,11 @@ fn serve(options: &cli::Serve) -> Result<(), Failure> {
     let signals = block_signals(options.config.is_some() || manager.is_there())?;
     raise_descriptor_limit();
     let (listening, listeners, way) = Listening::start(options, systemd::passed()?, &manager)?;
-    let (way, arrivals) = Way::open(way, &manager)?;
     listening.announce();
+    if options.model != Model::Epoll {
+        return models::serve(options, listeners, listening.names(), &signals, &manager);
+    }
+    let (way, arrivals) = Way::open(way, &manager)?;
     // Before the server starts: it may take every descriptor there is for its clients.
     let epoll = Epoll::new()?;
     let (scribe, writer) = Scribe::start()?;
@@ -140,7 +146,7 @@ fn start(options: &cli::Serve, listeners: Vec<Listener>, names: Names, scribe: S
     let refused = scribe.clone();
     let all = setting.names.all();
     let direct: Vec<usize> = (0..all.len()).filter(|&index| all[index] == ServiceName::Metrics).collect();
-    let service = move |handle: &Handle| Any::new(&setting, scribe.clone(), handle);
+    let service = move |handle: &Handle| Any::new(&setting, scribe.clone(), Some(handle));
     if !options.proxy_protocol {
         return launch(config, listeners, service, options.trace);
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::ffi::OsStrExt as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use eagain::sys::net::NonBlocking;
@@ -15,6 +16,11 @@ use crate::say::reason;
 const CONNECTIONS_PER_SOURCE: usize = 5_000;
 /// Churn leaves the port of each connection in TIME_WAIT for a minute; this many addresses have five million.
 const CHURN_SOURCES: usize = 200;
+
+/// Measurements that this process has begun.
+static MEASUREMENTS: AtomicU32 = AtomicU32::new(0);
+/// Prime, so that all networks have had their turn before one has another; and far from the number of the next process.
+const NEXT_SOURCE: u32 = 7919;
 
 /// Where connections go to, and come from.
 #[derive(Debug)]
@@ -63,8 +69,10 @@ impl Route {
         let loopback = tcp.is_some_and(|tcp| matches!(tcp.ip(), IpAddr::V4(ip) if ip.is_loopback()));
         let source = match loopback && (churn || connections > CONNECTIONS_PER_SOURCE) {
             true => {
-                // By the number of this process: the ports that the run before has left in TIME_WAIT are elsewhere.
-                let [_, _, a, b] = (0x100 + std::process::id() % 0xfe00).to_be_bytes();
+                // By the numbers of this process and of this measurement: the ports that the one before has left in
+                // TIME_WAIT are elsewhere. With them the search for a free one took half a minute.
+                let number = MEASUREMENTS.fetch_add(1, Ordering::Relaxed).wrapping_mul(NEXT_SOURCE);
+                let [_, _, a, b] = (0x100 + std::process::id().wrapping_add(number) % 0xfe00).to_be_bytes();
                 let (per, most) = if churn { (1, CHURN_SOURCES) } else { (CONNECTIONS_PER_SOURCE, 254) };
                 Source::Loopback { a, b, per, most }
             }

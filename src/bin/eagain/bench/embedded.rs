@@ -25,16 +25,17 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// One server of each discipline, with one worker: the other processor is the load's.
     pub(super) fn both(plan: &Plan) -> Result<Vec<Embedded>, String> {
-        let level = Embedded::start("level-triggered", plan, &[])?;
-        let edge = Embedded::start("edge-triggered", plan, &["--edge-triggered"])?;
+        let level = Embedded::start("level-triggered", plan, &["--workers", "1"])?;
+        let edge = Embedded::start("edge-triggered", plan, &["--workers", "1", "--edge-triggered"])?;
         Ok(vec![level, edge])
     }
 
-    fn start(name: &'static str, plan: &Plan, more: &[&str]) -> Result<Embedded, String> {
+    /// A server for `plan`, with these options.
+    pub(crate) fn start(name: &'static str, plan: &Plan, options: &[&str]) -> Result<Embedded, String> {
         let failed = |why: String| format!("cannot start a server: {why}");
         let program = std::env::current_exe().map_err(|error| failed(reason(&error)))?;
         let mut command = Command::new(program);
-        command.args(["serve", "--workers", "1", &format!("--{}", plan.service), "127.0.0.1:0"]).args(more);
+        command.args(["serve", &format!("--{}", plan.service), "127.0.0.1:0"]).args(options);
         if plan.size > USUAL_FRAME {
             command.args(["--max-frame", &plan.size.to_string()]);
         }
@@ -57,8 +58,12 @@ impl Embedded {
         Ok(server)
     }
 
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `plan` for this server.
-    pub(super) fn plan(&self, plan: &Plan) -> Plan {
+    pub(crate) fn plan(&self, plan: &Plan) -> Plan {
         Plan { target: self.target.clone(), name: self.name.to_owned(), server: vec![self.child.id()], ..plan.clone() }
     }
 }

@@ -60,6 +60,26 @@ pub(crate) enum Accept {
     Reuseport,
 }
 
+/// How the server waits for many clients at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Model {
+    Threads,
+    Select,
+    Poll,
+    Epoll,
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Model::Threads => "threads",
+            Model::Select => "select",
+            Model::Poll => "poll",
+            Model::Epoll => "epoll",
+        })
+    }
+}
+
 /// The options of `eagain serve`, in range.
 #[derive(Debug)]
 pub(crate) struct Serve {
@@ -70,6 +90,7 @@ pub(crate) struct Serve {
     /// How long the delay service holds its answers: 0 to a day.
     pub(crate) delay: Duration,
     pub(crate) edge_triggered: bool,
+    pub(crate) model: Model,
     /// 1 to 1024.
     pub(crate) workers: usize,
     /// At least 1; `None`: as long as the kernel allows.
@@ -135,6 +156,9 @@ pub(super) struct ServeArgs {
     /// edge-triggered epoll [level-triggered]
     #[argh(switch)]
     edge_triggered: bool,
+    /// threads, select, poll or epoll [epoll]
+    #[argh(option, arg_name = "NAME", from_str_fn(model))]
+    model: Option<Model>,
     /// threads, an epoll each [one per processor]
     #[argh(option, arg_name = "N", from_str_fn(workers))]
     workers: Option<u64>,
@@ -205,6 +229,10 @@ pub(super) struct ServeArgs {
 
 impl ServeArgs {
     pub(super) fn check(self) -> Result<Serve, Stop> {
+        let model = self.model.unwrap_or(Model::Epoll);
+        if let Some(option) = self.only_of_epoll().filter(|_| model != Model::Epoll) {
+            return Err(Stop::Usage(format!("{option} is of --model epoll, not of --model {model}")));
+        }
         let given = [
             (ServiceName::Echo, self.echo),
             (ServiceName::Discard, self.discard),
@@ -226,6 +254,7 @@ impl ServeArgs {
             metrics,
             delay: Duration::from_millis(self.delay_ms.unwrap_or(1000)),
             edge_triggered: self.edge_triggered,
+            model,
             workers: self.workers.map_or_else(processors, |n| n as usize),
             backlog: self.backlog,
             max_frame: self.max_frame.unwrap_or(MIB) as usize,
@@ -251,6 +280,30 @@ impl ServeArgs {
                 message: self.frame_timeout,
             },
         })
+    }
+}
+
+impl ServeArgs {
+    /// The first option that is given and that the other models do not have.
+    fn only_of_epoll(&self) -> Option<&'static str> {
+        let options = [
+            ("--edge-triggered", self.edge_triggered),
+            ("--workers", self.workers.is_some()),
+            ("--accept", self.accept.is_some()),
+            ("--proxy-protocol", self.proxy_protocol),
+            ("--allow", !self.allow.is_empty()),
+            ("--deny", !self.deny.is_empty()),
+            ("--metrics", self.metrics.is_some()),
+            ("--trace", self.trace),
+            ("--max-connections-per-ip", self.max_connections_per_ip.is_some()),
+            ("--accept-rate", self.accept_rate.is_some()),
+            ("--max-buffered", self.max_buffered.is_some()),
+            ("--idle-timeout", self.idle_timeout.is_some()),
+            ("--first-byte-timeout", self.first_byte_timeout.is_some()),
+            ("--write-timeout", self.write_timeout.is_some()),
+            ("--frame-timeout", self.frame_timeout.is_some()),
+        ];
+        options.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
     }
 }
 
@@ -294,6 +347,13 @@ fn cidr(text: &str) -> Result<Cidr, String> {
 
 fn drain_timeout(text: &str) -> Result<Duration, String> {
     seconds(text, 0.0)
+}
+
+fn model(text: &str) -> Result<Model, String> {
+    [Model::Threads, Model::Select, Model::Poll, Model::Epoll]
+        .into_iter()
+        .find(|model| model.to_string() == text)
+        .ok_or_else(|| "expected threads, select, poll or epoll".to_owned())
 }
 
 fn accept(text: &str) -> Result<Accept, String> {

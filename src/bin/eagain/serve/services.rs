@@ -42,7 +42,8 @@ pub(crate) struct Any {
     log: Log<Tell>,
     /// When there was nothing left to accept with, last.
     exhausted: Option<Instant>,
-    metrics: Endpoint,
+    /// Where a server with counters serves them.
+    metrics: Option<Endpoint>,
 }
 
 /// What one of them remembers of a connection.
@@ -57,7 +58,7 @@ pub(crate) enum Session {
 }
 
 impl Any {
-    pub(crate) fn new(setting: &Setting, scribe: Scribe, handle: &Handle) -> Self {
+    pub(crate) fn new(setting: &Setting, scribe: Scribe, handle: Option<&Handle>) -> Self {
         let log = scribe.clone();
         let tell: Tell = Box::new(move |line| show(&log, line));
         Self {
@@ -69,7 +70,8 @@ impl Any {
             delay: Delay::new(setting.delay),
             log: Log::new(tell),
             exhausted: None,
-            metrics: Endpoint::new(Exposition::new(handle.clone(), setting.names.clone(), setting.started)),
+            metrics: handle
+                .map(|handle| Endpoint::new(Exposition::new(handle.clone(), setting.names.clone(), setting.started))),
         }
     }
 }
@@ -124,7 +126,10 @@ macro_rules! each {
             Session::Frames(verdict) => $any.frames.$method(verdict, $($argument),*),
             Session::Log => $any.log.$method(&mut (), $($argument),*),
             Session::Delay(delayed) => $any.delay.$method(delayed, $($argument),*),
-            Session::Metrics(conversation) => $any.metrics.$method(conversation, $($argument),*),
+            Session::Metrics(conversation) => match &mut $any.metrics {
+                Some(metrics) => metrics.$method(conversation, $($argument),*),
+                None => Next::Abort,
+            },
         }
     };
 }
@@ -145,7 +150,7 @@ impl Service for Any {
                 Session::Log
             }
             ServiceName::Delay => Session::Delay(self.delay.open(client)),
-            ServiceName::Metrics => Session::Metrics(self.metrics.open(client)),
+            ServiceName::Metrics => Session::Metrics(Conversation::default()),
         }
     }
 
@@ -228,7 +233,9 @@ impl Service for Any {
         match session {
             Session::Frames(verdict) => self.frames.input_limit(verdict),
             Session::Delay(delayed) => self.delay.input_limit(delayed),
-            Session::Metrics(conversation) => self.metrics.input_limit(conversation),
+            Session::Metrics(conversation) => {
+                self.metrics.as_ref().map_or(1, |metrics| metrics.input_limit(conversation))
+            }
             _ => eagain::limits::INPUT_LIMIT_BYTES,
         }
     }

@@ -148,7 +148,7 @@ fn send_on(parcels: Receiver<Vec<Parcel>>, way: &Way, listening: &Listening, scr
 }
 
 /// Reads the options again, as at the start: the command line, and the file that it names.
-fn read_again(old: &cli::Serve) -> Result<cli::Serve, String> {
+pub(crate) fn read_again(old: &cli::Serve) -> Result<cli::Serve, String> {
     let new = match cli::parse(std::env::args_os().skip(1)) {
         Ok(Command::Serve(new)) => new,
         Ok(_) => return Err("the command line is not that of serve".to_owned()),
@@ -156,6 +156,7 @@ fn read_again(old: &cli::Serve) -> Result<cli::Serve, String> {
     };
     let fixed = [
         ("metrics", new.metrics != old.metrics),
+        ("model", new.model != old.model),
         ("edge-triggered", new.edge_triggered != old.edge_triggered),
         ("workers", new.workers != old.workers),
         ("accept", new.accept != old.accept),

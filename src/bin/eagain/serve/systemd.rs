@@ -122,6 +122,15 @@ impl Manager {
         self.send(&format!("READY=1\n{status}"));
     }
 
+    /// As [`ready`](Self::ready), for a server that keeps no counters and cannot be asked whether it is alive.
+    pub(crate) fn ready_uncounted(&self) -> Result<(), Failure> {
+        if self.watchdog.is_some() {
+            return Err("WatchdogSec= is set, and only --model epoll feeds a watchdog: remove it from the unit".into());
+        }
+        self.send("READY=1\n");
+        Ok(())
+    }
+
     pub(crate) fn stopping(&self, what: &str) {
         self.send(&format!("STOPPING=1\nSTATUS={what}"));
     }
