@@ -67,6 +67,7 @@
 //! | `parcel.rs` | a connection on its way to another process |
 //! | `driver.rs` | the same connections under a loop of your own |
 //! | `mailbox.rs`, `server.rs` | how other threads reach it; starting, draining, stopping |
+//! | `pair.rs` | two sockets that are connected with each other, and with no stranger |
 //! | `trace.rs`, `metrics.rs` | the loop told, and counted |
 //!
 //! # What it is not
@@ -89,6 +90,7 @@ pub mod limits;
 mod listener;
 mod mailbox;
 mod metrics;
+pub mod pair;
 mod parcel;
 mod server;
 pub mod service;

@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("metrics", &[]),
     ("sys", &[]),
+    ("pair", &["sys"]),
     ("slab", &[]),
     ("deadline", &[]),
     ("timeouts", &[]),
