@@ -1,7 +1,7 @@
 //! How long echoes take: many clients at a time, each sends a message, waits for its echo, and sends the next.
 //!
-//! `cargo run --example latency_client [ADDRESS [CLIENTS [MESSAGES]]]`, with `framed_echo` or `eagain serve --frames` at
-//! the other end. It prints the mean of each client, and of all round trips together the mean and some quantiles.
+//! `cargo run --example latency_client [ADDRESS [CLIENTS [MESSAGES]]]`, with `framed_echo` or `eagain serve --frames`
+//! at the other end. It prints the mean of each client, and of all round trips together the mean and some quantiles.
 //!
 //! Clients of this kind often
 //! - read the wall clock, which is set now and then; and once for the seconds and once for the rest: here it is
