@@ -1,10 +1,10 @@
 //! A [`Service`] under test: no socket, no clock, no thread, and the code of the loop.
 //!
-//! A [`Harness`] plays the kernel and the clients. What a client sends arrives in the pieces that the test chooses. What
-//! it is sent goes into a buffer of the size that the test chooses, so that `send` is short and says EAGAIN where the
-//! test wants it. Time passes when the test says so. Between them is what every connection of a server goes through, not
-//! an imitation of it: the same queues, budgets, marks and decisions, level- or edge-triggered. Left out is what a
-//! service cannot see: accepting, limits, timeouts of the loop, counters.
+//! A [`Harness`] plays the kernel and the clients. What a client sends arrives in the pieces that the test chooses.
+//! What it is sent goes into a buffer of the size that the test chooses, so that `send` is short and says EAGAIN where
+//! the test wants it. Time passes when the test says so. Between them is what every connection of a server goes
+//! through, not an imitation of it: the same queues, budgets, marks and decisions, level- or edge-triggered. Left out
+//! is what a service cannot see: accepting, limits, timeouts of the loop, counters.
 //!
 //! Each call returns when the loop would go to sleep. Nothing here waits or fails by itself, so a test that has passed
 //! once passes always.
