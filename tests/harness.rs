@@ -183,9 +183,9 @@ fn a_client_that_takes_nothing_is_held_back_and_gets_everything_later() {
             let piece: Vec<u8> = (0..10_007_usize).map(|at| ((at + sent.len()) % 251) as u8).collect();
             harness.send(client, &piece);
             sent.extend(piece);
+            assert!(sent.len() < 2 * OUTPUT_HIGH_WATER_BYTES + INPUT_LIMIT_BYTES, "it is not held back");
         }
         assert!(harness.unsent(client) >= OUTPUT_HIGH_WATER_BYTES);
-        assert!(sent.len() < 2 * OUTPUT_HIGH_WATER_BYTES + INPUT_LIMIT_BYTES);
         harness.capacity(client, 4099);
         assert!(take_all(&mut harness, client) == sent, "{trigger:?}");
         assert_eq!((harness.unreceived(client), harness.unsent(client)), (0, 0));
