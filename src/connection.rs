@@ -12,6 +12,7 @@
 //! - c. Closing with unread input resets the connection, and can cost the client the answers that are still on their
 //!   way (`close-with-unread-input-sends-rst`): a connection that we end is read for a while after our FIN.
 
+use std::io;
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -22,6 +23,47 @@ use crate::limits::{OUTPUT_HIGH_WATER_BYTES, OUTPUT_LOW_WATER_BYTES};
 use crate::sys::epoll::{Event, Interest};
 use crate::sys::net::{self, NonBlocking};
 use crate::timeouts::{Expired, Notes, Tick, Timeouts, Waiting};
+
+/// What a connection asks of its socket. The harness has another one, without a kernel.
+pub(crate) trait Stream {
+    fn recv_slice(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// At most `most` bytes, behind what `buffer` has.
+    fn recv_append(&mut self, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize>;
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn unread_bytes(&self) -> io::Result<usize>;
+    fn shut_down_write(&mut self) -> io::Result<()>;
+    /// The error in store, which reading clears.
+    fn take_error(&self) -> io::Result<Option<io::Error>>;
+}
+
+impl Stream for NonBlocking<Socket> {
+    #[inline]
+    fn recv_slice(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        net::recv_slice(self, buffer)
+    }
+
+    #[inline]
+    fn recv_append(&mut self, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        net::recv_append(self, buffer, most)
+    }
+
+    #[inline]
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        net::send(self, bytes)
+    }
+
+    fn unread_bytes(&self) -> io::Result<usize> {
+        net::unread_bytes(self)
+    }
+
+    fn shut_down_write(&mut self) -> io::Result<()> {
+        self.get_ref().shutdown(std::net::Shutdown::Write)
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.get_ref().take_error()
+    }
+}
 
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +100,8 @@ pub(crate) enum Sent {
 
 /// A socket with its two queues.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    socket: NonBlocking<Socket>,
+pub(crate) struct Connection<Io = NonBlocking<Socket>> {
+    socket: Io,
     /// Input that the service has not taken yet. Owned only while there is some.
     pub(crate) input: Option<Box<ByteQueue>>,
     /// Output that the socket has not taken yet. Owned only while there is some.
@@ -109,13 +151,15 @@ pub(crate) struct Connection {
 const _: () = assert!(size_of::<Connection>() <= 64);
 
 impl Connection {
-    pub(crate) fn new(
-        socket: NonBlocking<Socket>,
-        short_is_all: bool,
-        registered: Interest,
-        listener: u16,
-        now: Tick,
-    ) -> Self {
+    /// The proof that it may be registered edge-triggered.
+    #[inline]
+    pub(crate) const fn socket(&self) -> &NonBlocking<Socket> {
+        &self.socket
+    }
+}
+
+impl<Io: Stream> Connection<Io> {
+    pub(crate) fn new(socket: Io, short_is_all: bool, registered: Interest, listener: u16, now: Tick) -> Self {
         Self {
             socket,
             input: None,
@@ -143,15 +187,19 @@ impl Connection {
         }
     }
 
-    /// The proof that it may be registered edge-triggered.
-    #[inline]
-    pub(crate) const fn socket(&self) -> &NonBlocking<Socket> {
-        &self.socket
+    /// The socket alone. What waits on either side of it is to be taken out before.
+    pub(crate) fn into_socket(self) -> Io {
+        self.socket
     }
 
-    /// The socket alone. What waits on either side of it is to be taken out before.
-    pub(crate) fn into_socket(self) -> NonBlocking<Socket> {
-        self.socket
+    /// The socket, for who knows what it is.
+    pub(crate) const fn io(&mut self) -> &mut Io {
+        &mut self.socket
+    }
+
+    /// The same, to look at.
+    pub(crate) const fn get_io(&self) -> &Io {
+        &self.socket
     }
 
     /// Takes down what an event says. Bits are tested one by one: they come in any mix
@@ -170,7 +218,7 @@ impl Connection {
     #[inline]
     pub(crate) fn fill(&mut self, scratch: &mut [u8]) -> Filled {
         loop {
-            let answer = net::recv_slice(&self.socket, scratch);
+            let answer = self.socket.recv_slice(scratch);
             if let Some(filled) = self.filled(answer) {
                 return filled;
             }
@@ -181,7 +229,7 @@ impl Connection {
     pub(crate) fn fill_behind(&mut self, most: usize) -> Filled {
         let mut queue = self.input.take().unwrap_or_default();
         let filled = loop {
-            let answer = net::recv_append(&self.socket, queue.tail(most), most);
+            let answer = self.socket.recv_append(queue.tail(most), most);
             if let Some(filled) = self.filled(answer) {
                 break filled;
             }
@@ -192,7 +240,7 @@ impl Connection {
 
     /// `None`: a signal came, make the call again.
     #[inline]
-    fn filled(&mut self, answer: std::io::Result<usize>) -> Option<Filled> {
+    fn filled(&mut self, answer: io::Result<usize>) -> Option<Filled> {
         Some(match answer {
             Ok(0) => {
                 self.read_closed = true;
@@ -221,7 +269,7 @@ impl Connection {
     #[inline]
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Sent {
         loop {
-            match net::send(&self.socket, bytes) {
+            match self.socket.send(bytes) {
                 Ok(count) => {
                     // RULE(et-short-send-arms-edge)
                     self.may_write = count == bytes.len();
@@ -266,8 +314,8 @@ impl Connection {
     }
 
     /// Bytes that the kernel has for us and that we have not taken; 0 if it does not say.
-    fn unread_in_kernel(&self) -> usize {
-        net::unread_bytes(&self.socket).unwrap_or(0)
+    pub(crate) fn unread_in_kernel(&self) -> usize {
+        self.socket.unread_bytes().unwrap_or(0)
     }
 
     /// Whether input is wanted now.
@@ -383,13 +431,13 @@ impl Connection {
 
     /// Sends our FIN. What goes wrong here, the next `recv` will tell.
     pub(crate) fn shut_down_write(&mut self) {
-        let _ = self.socket.get_ref().shutdown(std::net::Shutdown::Write);
+        let _ = self.socket.shut_down_write();
         self.phase = Phase::Lingering;
     }
 
     /// The error that the socket has in store, 0 if none. Reading it clears it.
     fn take_error(&self) -> i32 {
-        match self.socket.get_ref().take_error() {
+        match self.socket.take_error() {
             Ok(Some(error)) => error.raw_os_error().unwrap_or(0),
             _ => 0,
         }

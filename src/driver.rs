@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use crate::client::{Client, ConnectionId, Peer};
-use crate::connection::Connection;
+use crate::connection::{Connection, Stream};
 use crate::exchange::{Discipline, Member, Turn};
 use crate::level::Level;
 use crate::listener::{Listener, Refusal};
@@ -301,15 +301,15 @@ impl Discipline for Blocking {
     const RECV_SLEEPS: bool = true;
 
     #[inline]
-    fn after_read(connection: &mut Connection, asked: usize, received: usize) {
+    fn after_read(connection: &mut Connection<impl Stream>, asked: usize, received: usize) {
         Level::after_read(connection, asked, received);
     }
 
-    fn reinterest(_connection: &mut Connection) -> Option<Interest> {
+    fn reinterest(_connection: &mut Connection<impl Stream>) -> Option<Interest> {
         None
     }
 
-    fn must_return(_connection: &Connection) -> bool {
+    fn must_return(_connection: &Connection<impl Stream>) -> bool {
         false
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Its mirror image is `level.rs`: the same names, in the same order.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Stream};
 use crate::exchange::Discipline;
 use crate::sys::epoll::{Interest, Mode};
 
@@ -33,7 +33,7 @@ impl Discipline for Edge {
     // RULE(et-partial-read-stalls)
     // RULE(et-short-read-hides-eof)
     #[inline]
-    fn after_read(connection: &mut Connection, asked: usize, received: usize) {
+    fn after_read(connection: &mut Connection<impl Stream>, asked: usize, received: usize) {
         if received < asked && connection.short_is_all && !connection.insist {
             connection.may_read = false;
         }
@@ -41,14 +41,14 @@ impl Discipline for Edge {
 
     /// Never: what the connection wants is our business, not the kernel's.
     #[inline]
-    fn reinterest(_connection: &mut Connection) -> Option<Interest> {
+    fn reinterest(_connection: &mut Connection<impl Stream>) -> Option<Interest> {
         None
     }
 
     /// If it can go on without the kernel's help: there will be no event.
     // RULE(et-event-cache-needs-no-read)
     #[inline]
-    fn must_return(connection: &Connection) -> bool {
+    fn must_return(connection: &Connection<impl Stream>) -> bool {
         connection.can_progress()
     }
 }

@@ -7,15 +7,18 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::time::Instant;
 
+use socket2::Socket;
+
 use crate::buffer::{ByteQueue, Input, Output};
 use crate::client::{Client, ConnectionId, Peer};
-use crate::connection::{Connection, Filled, Phase, Sent};
+use crate::connection::{Connection, Filled, Phase, Sent, Stream};
 use crate::limits::{
     LINGER_MS, LONG_INPUT_BYTES, OUTPUT_LIMIT_BYTES, READ_BUFFER_BYTES, STAGE_KEEP_BYTES, TURN_BUDGET_BYTES,
 };
 use crate::metrics::Tally;
 use crate::service::{End, Next, Service};
 use crate::sys::epoll::{Interest, Mode};
+use crate::sys::net::NonBlocking;
 use crate::timeouts::Tick;
 use crate::trace::Trace;
 
@@ -27,13 +30,13 @@ pub(crate) trait Discipline {
     const FIRST_INTEREST: Interest;
 
     /// A `recv` was asked for so many bytes and brought so many: may there be more that the kernel will not tell of?
-    fn after_read(connection: &mut Connection, asked: usize, received: usize);
+    fn after_read(connection: &mut Connection<impl Stream>, asked: usize, received: usize);
 
     /// After a turn: the new interest to tell the kernel, if there is one.
-    fn reinterest(connection: &mut Connection) -> Option<Interest>;
+    fn reinterest(connection: &mut Connection<impl Stream>) -> Option<Interest>;
 
     /// After a turn: whether the worker must come back to this connection by itself.
-    fn must_return(connection: &Connection) -> bool;
+    fn must_return(connection: &Connection<impl Stream>) -> bool;
 
     /// Whether a listener that has used up its budget must be visited again by the worker itself.
     const LISTENER_MUST_RETURN: bool;
@@ -44,13 +47,13 @@ pub(crate) trait Discipline {
 
 /// A connection and what the service remembers of it.
 #[derive(Debug)]
-pub(crate) struct Member<Session> {
-    pub(crate) connection: Connection,
+pub(crate) struct Member<Session, Io = NonBlocking<Socket>> {
+    pub(crate) connection: Connection<Io>,
     pub(crate) session: Session,
     pub(crate) peer: Peer,
 }
 
-impl<Session> Member<Session> {
+impl<Session, Io> Member<Session, Io> {
     /// As a service sees it.
     #[inline]
     pub(crate) fn client(&self, id: ConnectionId) -> Client {
@@ -94,7 +97,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// Moves bytes until nothing more can be done, or the budget is spent. `Err` says that the connection is over.
-    pub(crate) fn drive<D: Discipline>(&mut self, member: &mut Member<S::Session>) -> Result<(), End> {
+    pub(crate) fn drive<D: Discipline>(&mut self, member: &mut Member<S::Session, impl Stream>) -> Result<(), End> {
         let mut budget = TURN_BUDGET_BYTES;
         loop {
             budget = budget.saturating_sub(self.flush(&mut member.connection)?);
@@ -133,7 +136,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// The deadline of the connection has come.
-    pub(crate) fn expire(&mut self, member: &mut Member<S::Session>) -> Result<(), End> {
+    pub(crate) fn expire(&mut self, member: &mut Member<S::Session, impl Stream>) -> Result<(), End> {
         self.trace.expired(self.who);
         member.connection.alarm = None;
         match member.connection.phase {
@@ -146,7 +149,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// Bytes from another thread. `false`: it has finished, and they came too late.
-    pub(crate) fn deliver(&mut self, member: &mut Member<S::Session>, bytes: &[u8]) -> Result<bool, End> {
+    pub(crate) fn deliver(&mut self, member: &mut Member<S::Session, impl Stream>, bytes: &[u8]) -> Result<bool, End> {
         if member.connection.phase != Phase::Open {
             return Ok(false);
         }
@@ -161,7 +164,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// Ends the connection as if the service had said so.
-    pub(crate) fn finish(&mut self, member: &mut Member<S::Session>) {
+    pub(crate) fn finish(&mut self, member: &mut Member<S::Session, impl Stream>) {
         if member.connection.phase == Phase::Open {
             member.connection.phase = Phase::Finishing;
             member.connection.input = None;
@@ -171,7 +174,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     #[inline]
-    fn flush(&mut self, connection: &mut Connection) -> Result<usize, End> {
+    fn flush(&mut self, connection: &mut Connection<impl Stream>) -> Result<usize, End> {
         if connection.output.is_none() || !connection.may_write {
             return Ok(0);
         }
@@ -186,7 +189,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// A connection that is ending: when everything has gone out our FIN goes too, and we wait for the client's.
-    fn part(&mut self, connection: &mut Connection) -> Result<(), End> {
+    fn part(&mut self, connection: &mut Connection<impl Stream>) -> Result<(), End> {
         if connection.output.is_some() {
             return Ok(());
         }
@@ -204,7 +207,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
 
     /// One `recv`, and the service's answer to it. Returns the bytes that it took of the budget.
     #[inline]
-    fn receive<D: Discipline>(&mut self, member: &mut Member<S::Session>) -> Result<usize, End> {
+    fn receive<D: Discipline>(&mut self, member: &mut Member<S::Session, impl Stream>) -> Result<usize, End> {
         let connection = &mut member.connection;
         // Behind a long remainder (a big frame on its way) without a copy; behind a short one with a copy, so that a
         // client that sends little has only that little memory taken.
@@ -253,7 +256,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     /// Asks the service for more output. Returns the bytes that it wrote.
-    fn ask_for_more(&mut self, member: &mut Member<S::Session>) -> Result<usize, End> {
+    fn ask_for_more(&mut self, member: &mut Member<S::Session, impl Stream>) -> Result<usize, End> {
         member.connection.owes_room = false;
         let mut wrote = 0;
         self.offer(member, 0, |service, session, input, output| {
@@ -267,7 +270,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         Ok(wrote)
     }
 
-    fn offer_eof(&mut self, member: &mut Member<S::Session>) -> Result<(), End> {
+    fn offer_eof(&mut self, member: &mut Member<S::Session, impl Stream>) -> Result<(), End> {
         self.call(member, 0, |service, session, input, output| service.eof(session, input, output))
     }
 
@@ -275,7 +278,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     #[inline]
     fn offer(
         &mut self,
-        member: &mut Member<S::Session>,
+        member: &mut Member<S::Session, impl Stream>,
         fresh: usize,
         callback: impl FnOnce(&mut S, &mut S::Session, &mut Input<'_>, &mut Output<'_>) -> Next,
     ) -> Result<(), End> {
@@ -291,7 +294,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     #[inline]
     fn call(
         &mut self,
-        member: &mut Member<S::Session>,
+        member: &mut Member<S::Session, impl Stream>,
         fresh: usize,
         callback: impl FnOnce(&mut S, &mut S::Session, &mut Input<'_>, &mut Output<'_>) -> Next,
     ) -> Result<(), End> {
@@ -326,7 +329,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     #[inline]
     fn dispatch(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut Connection<impl Stream>,
         waiting: &mut Option<Box<ByteQueue>>,
         fresh: usize,
         direct: Range<usize>,
@@ -366,7 +369,13 @@ impl<S: Service, T: Trace> Turn<S, T> {
 
     /// Keeps what the service has left of the input.
     #[inline]
-    fn keep(&mut self, member: &mut Member<S::Session>, waiting: Option<Box<ByteQueue>>, taken: usize, fresh: usize) {
+    fn keep(
+        &mut self,
+        member: &mut Member<S::Session, impl Stream>,
+        waiting: Option<Box<ByteQueue>>,
+        taken: usize,
+        fresh: usize,
+    ) {
         if waiting.is_none() && taken >= fresh {
             member.connection.input_full = false;
             return;
@@ -392,7 +401,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
     }
 
     #[inline]
-    fn obey(&mut self, next: Next, member: &mut Member<S::Session>) -> Result<(), End> {
+    fn obey(&mut self, next: Next, member: &mut Member<S::Session, impl Stream>) -> Result<(), End> {
         match next {
             Next::More => {}
             Next::At(time) => {
@@ -406,7 +415,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
 
     /// A service that leaves a full input alone, and waits for nothing, would never be called again.
     #[inline]
-    fn check_stuck(&self, member: &Member<S::Session>) -> Result<(), End> {
+    fn check_stuck(&self, member: &Member<S::Session, impl Stream>) -> Result<(), End> {
         let connection = &member.connection;
         let waits = connection.alarm.is_some() || connection.output.is_some() || connection.phase != Phase::Open;
         if connection.input_full && !waits && !connection.producing { Err(End::Stuck) } else { Ok(()) }
@@ -416,7 +425,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
 /// One `send(2)`, told and counted. Returns how many bytes the socket took.
 #[inline]
 fn send<T: Trace>(
-    connection: &mut Connection,
+    connection: &mut Connection<impl Stream>,
     bytes: &[u8],
     trace: &mut T,
     tally: &mut Tally,

@@ -7,7 +7,7 @@
 //!
 //! Its mirror image is `edge.rs`: the same names, in the same order.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Stream};
 use crate::exchange::Discipline;
 use crate::sys::epoll::{Interest, Mode};
 
@@ -26,13 +26,13 @@ impl Discipline for Level {
     /// One is enough: if there is more, the next wait says so, after everybody else has had a turn.
     // RULE(lt-repeats-until-drained)
     #[inline]
-    fn after_read(connection: &mut Connection, _asked: usize, _received: usize) {
+    fn after_read(connection: &mut Connection<impl Stream>, _asked: usize, _received: usize) {
         connection.may_read = false;
     }
 
     /// Only a change costs an `epoll_ctl`.
     #[inline]
-    fn reinterest(connection: &mut Connection) -> Option<Interest> {
+    fn reinterest(connection: &mut Connection<impl Stream>) -> Option<Interest> {
         let interest = connection.interest();
         if interest == connection.registered {
             return None;
@@ -43,7 +43,7 @@ impl Discipline for Level {
 
     /// Never: the kernel brings it back.
     #[inline]
-    fn must_return(connection: &Connection) -> bool {
+    fn must_return(connection: &Connection<impl Stream>) -> bool {
         debug_assert!(connection.registered == connection.interest());
         false
     }

@@ -66,7 +66,9 @@
 //! | `worker.rs`, `worker/doors.rs`, `worker/leaving.rs` | the loop, the way in, the way out |
 //! | `parcel.rs` | a connection on its way to another process |
 //! | `driver.rs` | the same connections under a loop of your own |
+//! | `harness.rs` | the same for tests: no socket, no clock |
 //! | `mailbox.rs`, `server.rs` | how other threads reach it; starting, draining, stopping |
+//! | `pair.rs` | two sockets that are connected with each other, and with no stranger |
 //! | `trace.rs`, `metrics.rs` | the loop told, and counted |
 //!
 //! # What it is not
@@ -84,11 +86,13 @@ pub mod driver;
 mod edge;
 mod exchange;
 mod gate;
+pub mod harness;
 mod level;
 pub mod limits;
 mod listener;
 mod mailbox;
 mod metrics;
+pub mod pair;
 mod parcel;
 mod server;
 pub mod service;

@@ -97,6 +97,16 @@ pub const LISTENERS_MAX: usize = 1 << 16;
 /// Slots of a connection table at the most; above are the tokens of listeners and the waker.
 pub const SLOTS_MAX: u32 = 1 << 31;
 
+/// Milliseconds for a TCP pair on the loopback: it takes microseconds, unless somebody floods.
+pub const PAIR_TIMEOUT_MS: u64 = 5000;
+
+/// Milliseconds for one listener of such a pair. Shorter than the second after which a SYN that was dropped is sent
+/// again: a new listener, which no stranger knows yet, is faster.
+pub const PAIR_ATTEMPT_MS: u64 = 250;
+
+/// The accept queue of such a listener: so many strangers can be faster and nothing is dropped yet.
+pub const PAIR_BACKLOG: i32 = 128;
+
 const _: () = assert!(OUTPUT_LOW_WATER_BYTES < OUTPUT_HIGH_WATER_BYTES);
 const _: () = assert!(OUTPUT_HIGH_WATER_BYTES < OUTPUT_LIMIT_BYTES);
 const _: () = assert!(TURN_BUDGET_BYTES > READ_BUFFER_BYTES);
@@ -105,3 +115,4 @@ const _: () = assert!(PROXY_HEADER_MAX_BYTES <= READ_BUFFER_BYTES);
 const _: () = assert!(SLOTS_PER_CHUNK.is_power_of_two());
 const _: () = assert!(MAILBOX_BUDGET <= MAILBOX_MESSAGES);
 const _: () = assert!(DRAIN_QUIET_MS < DRAIN_TIMEOUT_SECONDS * 1000);
+const _: () = assert!(PAIR_ATTEMPT_MS < PAIR_TIMEOUT_MS);

@@ -1,12 +1,11 @@
 //! The PROXY protocol's header by its bytes: `ProxyHeader::parse`, and `Proxied` in front of a service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
 
-use eagain::buffer::ByteQueue;
+use eagain::harness::Harness;
 use eagain::limits::PROXY_HEADER_MAX_BYTES;
 use eagain::service::{Proxied, ProxyError, ProxyHeader};
-use eagain::{Client, End, Input, Next, Output, Peer, Service};
+use eagain::{Client, End, Input, Next, Output, Peer, Service, Trigger};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -188,35 +187,20 @@ impl Service for Greeter {
 struct Outcome {
     sent: Vec<u8>,
     refused: Option<ProxyError>,
-    end: Option<Next>,
+    end: Option<End>,
 }
 
-/// Gives `Proxied` the pieces one after the other, as the loop does, and then the end.
-fn serve(pieces: &[&[u8]]) -> Outcome {
+/// Gives `Proxied` the pieces one after the other, and then the end.
+fn serve(trigger: Trigger, pieces: &[&[u8]]) -> Outcome {
     let mut refused = None;
-    let mut service = Proxied::new(Greeter, |_, why| refused = Some(why));
-    let (mut waiting, mut sent, mut end) = (Vec::new(), Vec::new(), None);
-    let mut session = service.open(&Client::NOBODY);
-    for piece in pieces.iter().map(Some).chain([None]) {
-        waiting.extend_from_slice(piece.copied().unwrap_or_default());
-        let (mut queue, mut input) = (ByteQueue::new(), Input::new(&waiting));
-        let mut output = Output::new(&mut queue, &Client::NOBODY, Instant::now());
-        let next = match piece {
-            Some(_) => service.data(&mut session, &mut input, &mut output),
-            None => service.eof(&mut session, &mut input, &mut output),
-        };
-        let direct = output.forwarded();
-        let taken = input.taken();
-        sent.extend_from_slice(&waiting[direct]);
-        sent.extend_from_slice(queue.as_slice());
-        waiting.drain(..taken);
-        if next != Next::More {
-            end = Some(next);
-            break;
-        }
+    let mut harness = Harness::new(Proxied::new(Greeter, |_, why| refused = Some(why)), trigger);
+    let client = harness.connect();
+    for piece in pieces {
+        harness.send(client, piece);
     }
-    service.close(session, &Client::NOBODY, End::Finished);
-    drop(service);
+    harness.shut_down(client);
+    let (sent, end) = (harness.take(client), harness.end(client));
+    drop(harness);
     Outcome { sent, refused, end }
 }
 
@@ -226,33 +210,35 @@ fn the_service_is_opened_by_the_header_and_speaks_first() {
     let all = Outcome {
         sent: b"hello 192.0.2.1:7\nPROXY TCP4 is data now\r\n".to_vec(),
         refused: None,
-        end: Some(Next::Finish),
+        end: Some(End::Finished),
     };
-    for cut in 0..=stream.len() {
-        assert_eq!(serve(&[&stream[..cut], &stream[cut..]]), all, "cut at {cut}");
+    for trigger in [Trigger::Level, Trigger::Edge] {
+        for cut in 0..=stream.len() {
+            assert_eq!(serve(trigger, &[&stream[..cut], &stream[cut..]]), all, "{trigger:?}, cut at {cut}");
+        }
+        assert_eq!(serve(trigger, &stream.chunks(1).collect::<Vec<_>>()), all);
     }
-    assert_eq!(serve(&stream.chunks(1).collect::<Vec<_>>()), all);
 }
 
 #[test]
 fn the_end_without_a_byte_is_no_error_and_inside_a_header_it_is() {
-    let silent = Outcome { sent: Vec::new(), refused: None, end: Some(Next::Finish) };
-    assert_eq!(serve(&[]), silent);
+    let silent = Outcome { sent: Vec::new(), refused: None, end: Some(End::Finished) };
+    assert_eq!(serve(Trigger::Level, &[]), silent);
     let header = binary(0x21, 0x11, &[1; 12]);
     for cut in 1..header.len() {
-        let cut_off = Outcome { sent: Vec::new(), refused: Some(ProxyError::Truncated), end: Some(Next::Abort) };
-        assert_eq!(serve(&[&header[..cut]]), cut_off, "cut at {cut}");
+        let cut_off = Outcome { sent: Vec::new(), refused: Some(ProxyError::Truncated), end: Some(End::Aborted) };
+        assert_eq!(serve(Trigger::Level, &[&header[..cut]]), cut_off, "cut at {cut}");
     }
 }
 
 #[test]
 fn an_excepted_listener_needs_no_header() {
-    let mut service = Proxied::new(Greeter, |_, why| panic!("{why}")).except(Client::NOBODY.listener);
-    let mut session = service.open(&Client::NOBODY);
-    let (mut queue, mut input) = (ByteQueue::new(), Input::new(b"data"));
-    let mut output = Output::new(&mut queue, &Client::NOBODY, Instant::now());
-    assert_eq!(service.data(&mut session, &mut input, &mut output), Next::More);
-    assert_eq!(output.forwarded(), 0..4);
+    let proxied = Proxied::new(Greeter, |_, why| panic!("{why}")).except(1);
+    let mut harness = Harness::new(proxied, Trigger::Level);
+    let (direct, by_proxy) = (harness.connect_as(Peer::UNIX, 1), harness.connect_as(Peer::UNIX, 0));
+    assert_eq!(harness.take(by_proxy), b"");
+    harness.send(direct, b"data");
+    assert_eq!(harness.take(direct), b"hello unix\ndata");
 }
 
 // ---- any bytes -----------------------------------------------------------------------------------------------------
@@ -322,7 +308,7 @@ proptest! {
         cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
         let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
-        prop_assert_eq!(serve(&pieces), serve(&[&bytes]));
+        prop_assert_eq!(serve(Trigger::Edge, &pieces), serve(Trigger::Level, &[&bytes]));
     }
 
     #[test]

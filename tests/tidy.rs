@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("metrics", &[]),
     ("sys", &[]),
+    ("pair", &["sys"]),
     ("slab", &[]),
     ("deadline", &[]),
     ("timeouts", &[]),
@@ -45,6 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mailbox", &["metrics", "sys", "slab", "client", "timeouts", "listener", "parcel"]),
     ("worker", BELOW_THE_WORKER),
     ("server", BELOW_THE_SERVER),
+    ("harness", BELOW_THE_HARNESS),
 ];
 /// Not `level` and not `edge`: the loop is the same for both, and is compiled for each.
 const BELOW_THE_WORKER: &[&str] = &[
@@ -69,6 +71,22 @@ const BELOW_THE_WORKER: &[&str] = &[
 const BELOW_THE_SERVER: &[&str] = &[
     "metrics", "sys", "client", "access", "service", "listener", "trace", "exchange", "level", "edge", "mailbox",
     "worker", "timeouts", "gate", "parcel",
+];
+
+/// All that a connection goes through, and no loop. Of `server` it names the trigger.
+const BELOW_THE_HARNESS: &[&str] = &[
+    "sys",
+    "slab",
+    "buffer",
+    "client",
+    "service",
+    "connection",
+    "trace",
+    "exchange",
+    "level",
+    "edge",
+    "timeouts",
+    "server",
 ];
 
 /// No file descriptor, no clock, no kernel: what makes them testable by values alone, and under miri.
