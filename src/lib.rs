@@ -68,6 +68,7 @@
 //! | `driver.rs` | the same connections under a loop of your own |
 //! | `mailbox.rs`, `server.rs` | how other threads reach it; starting, draining, stopping |
 //! | `trace.rs`, `metrics.rs` | the loop told, and counted |
+//! | `completion/` | another way to write a server: operations that complete, for any number of threads |
 //!
 //! # What it is not
 //!
@@ -78,6 +79,7 @@
 mod access;
 pub mod buffer;
 mod client;
+pub mod completion;
 mod connection;
 pub mod deadline;
 pub mod driver;
