@@ -171,7 +171,7 @@ impl Task {
 
     /// Whether its first system call needs no readiness.
     pub(super) const fn begins_at_once(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Shutdown)
+        matches!(self, Self::Accept | Self::Connect { .. } | Self::Shutdown)
     }
 
     /// Gives the buffer back, for an operation that never began.
