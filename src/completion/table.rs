@@ -67,7 +67,8 @@ impl<T> Table<T> {
 fn name(token: Token, shard: usize) -> SocketId {
     let bits = token.to_bits();
     let generation = bits & !u64::from(u32::MAX);
-    SocketId(Token::from_bits(generation | u64::from(token.slot()) * COMPLETION_SHARDS as u64 | shard as u64))
+    let slot = u64::from(token.slot()) * COMPLETION_SHARDS as u64 + shard as u64;
+    SocketId(Token::from_bits(generation | slot))
 }
 
 fn place(SocketId(token): SocketId) -> (Token, usize) {
