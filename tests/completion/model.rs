@@ -60,7 +60,8 @@ fn call() -> impl Strategy<Value = Call> {
     let at = || 0..SOCKETS;
     prop_oneof![
         4 => (at(), 0..3000_usize).prop_map(|(at, room)| Call::Recv { at, room }),
-        3 => (at(), prop_oneof![0..3000_usize, 300_000..900_000_usize]).prop_map(|(at, bytes)| Call::Send { at, bytes }),
+        3 => (at(), prop_oneof![0..3000_usize, 300_000..900_000_usize])
+            .prop_map(|(at, bytes)| Call::Send { at, bytes }),
         1 => at().prop_map(|at| Call::Shutdown { at }),
         1 => Just(Call::Timer),
         1 => Just(Call::Post),
