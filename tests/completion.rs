@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use eagain::completion::{AssociateError, Completion, Error, Failure, OperationId, Outcome, Port, Reason, SocketId};
-use eagain::limits::{COMPLETION_POSTS_MAX, COMPLETIONS_BETWEEN_POLLS};
+use eagain::limits::{COMPLETION_POSTS_MAX, COMPLETIONS_BETWEEN_POLLS, TURN_BUDGET_BYTES};
 use eagain::sys::epoll::Timeout;
 use eagain::sys::net::NonBlocking;
 use socket2::{Domain, Socket, Type};
@@ -170,6 +170,21 @@ fn a_send_completes_when_all_of_it_is_taken_however_slow_the_reader() {
     let Outcome::Sent { buffer, sent, result: Ok(()) } = next(&port).outcome else { panic!() };
     assert_eq!((buffer.len(), sent), (bytes.len(), bytes.len()));
     assert!(buffer == bytes && reader.join().unwrap() == bytes);
+}
+
+#[test]
+fn a_send_that_is_longer_than_a_turn_goes_on_without_an_event() {
+    let port = Port::new().unwrap();
+    let (ours, mut peer) = UnixStream::pair().unwrap();
+    // Room for all of it: the kernel has nothing to tell.
+    socket2::SockRef::from(&ours).set_send_buffer_size(1 << 20).unwrap();
+    let socket = port.associate(NonBlocking::new(ours).unwrap(), 0).unwrap();
+    let bytes = TURN_BUDGET_BYTES + 10_000;
+    port.send(socket, vec![5; bytes]).unwrap();
+    assert!(matches!(next(&port).outcome, Outcome::Sent { result: Ok(()), .. }));
+    let mut all = vec![0; bytes];
+    peer.read_exact(&mut all).unwrap();
+    assert!(all.iter().all(|&byte| byte == 5));
 }
 
 #[test]
@@ -594,25 +609,26 @@ fn one_connections_bytes_stay_in_order_whichever_threads_serve_it() {
     assert_eq!(port.outstanding(), 0);
 }
 
-/// A burst of posts, of which each keeps its thread until all threads have one.
+/// Each round has an item for each thread, and each thread keeps its own until all have one.
 #[test]
 fn a_burst_wakes_as_many_sleepers_as_it_has_work_for() {
     const THREADS: usize = 4;
+    const ROUNDS: usize = 300;
     let port = Port::new().unwrap();
-    let together = std::sync::Barrier::new(THREADS);
+    let together = Barrier::new(THREADS + 1);
+    let take = || {
+        for _ in 0..ROUNDS {
+            next(&port);
+            together.wait();
+        }
+    };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|_| {
-                scope.spawn(|| {
-                    for _ in 0..200 {
-                        next(&port);
-                        together.wait();
-                    }
-                })
-            })
-            .collect();
-        for _ in 0..200 * THREADS {
-            port.post(0).unwrap();
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(take)).collect();
+        for _ in 0..ROUNDS {
+            for _ in 0..THREADS {
+                port.post(0).unwrap();
+            }
+            together.wait();
         }
         assert!(threads.into_iter().all(|thread| thread.join().is_ok()));
     });

@@ -231,8 +231,8 @@ fn accept(socket: &NonBlocking<Socket>) -> Attempt {
     }
 }
 
-/// `connect(2)` is made again on each event: it tells EALREADY while the kernel is at it, success once, or the error.
-/// SO_ERROR could not tell the first two apart, and the event may be an old one.
+/// `connect(2)` is made again on each event: it tells EALREADY while the kernel is at it, then success once (a vsock:
+/// EISCONN), or the error. SO_ERROR could not tell the first two apart, and the event may be an old one.
 fn connect(socket: &NonBlocking<Socket>, address: Box<SockAddr>, begun: bool) -> Attempt {
     let result = socket.get_ref().connect(&address);
     let error = match result {
