@@ -363,7 +363,8 @@ impl Port {
     /// An event says what may be tried now. An old one does no harm: its socket is unknown, or a call says EAGAIN.
     fn notice(&self, socket: SocketId, event: Event) {
         let Some(entry) = self.table.get(socket) else { return };
-        let insists = event.read_closed() || event.hung_up() || event.error() || event.priority();
+        // HUP alone is a TCP socket that was never connected (tcp_poll); a connection that has ended says RDHUP, too.
+        let insists = event.read_closed() || event.error() || event.priority();
         entry.seat().ready(event.should_read(), event.should_write(), insists);
         self.drive(&entry, Leave::ForMe);
     }

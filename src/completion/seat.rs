@@ -102,7 +102,7 @@ pub(super) struct Seat<S, T> {
     /// On its way to be driven again by whoever comes next, because its budget was spent.
     queued: bool,
     sides: [Side<T>; 2],
-    /// An event said ERR, HUP, RDHUP or PRI.
+    /// An event said ERR, RDHUP or PRI.
     insists: bool,
     /// Which direction is looked at first; they take turns.
     first: Direction,
