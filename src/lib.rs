@@ -70,6 +70,7 @@
 //! | `mailbox.rs`, `server.rs` | how other threads reach it; starting, draining, stopping |
 //! | `pair.rs` | two sockets that are connected with each other, and with no stranger |
 //! | `trace.rs`, `metrics.rs` | the loop told, and counted |
+//! | `completion/` | another way to write a server: operations that complete, for any number of threads |
 //!
 //! # What it is not
 //!
@@ -80,6 +81,7 @@
 mod access;
 pub mod buffer;
 mod client;
+pub mod completion;
 mod connection;
 pub mod deadline;
 pub mod driver;

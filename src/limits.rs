@@ -107,6 +107,23 @@ pub const PAIR_ATTEMPT_MS: u64 = 250;
 /// The accept queue of such a listener: so many strangers can be faster and nothing is dropped yet.
 pub const PAIR_BACKLOG: i32 = 128;
 
+/// Events that one thread of a [`Port`](crate::completion::Port) takes at once. Few: what it has taken, it works on
+/// before the others hear of it.
+pub const COMPLETION_EVENTS_PER_WAIT: usize = 16;
+
+/// Completions that threads take from a full queue before one of them asks the kernel: whoever keeps the queue full,
+/// by posts or by a socket that always has more, must not keep the events of the others waiting.
+pub const COMPLETIONS_BETWEEN_POLLS: u32 = 64;
+
+/// Posts that may wait in a completion port; beyond that, `post` refuses.
+pub const COMPLETION_POSTS_MAX: usize = 65_536;
+
+/// Timers that a completion port may have.
+pub const COMPLETION_TIMERS_MAX: usize = 1 << 20;
+
+/// Parts of a completion port's connection table, each with a lock of its own, so that threads seldom meet at one.
+pub const COMPLETION_SHARDS: usize = 16;
+
 const _: () = assert!(OUTPUT_LOW_WATER_BYTES < OUTPUT_HIGH_WATER_BYTES);
 const _: () = assert!(OUTPUT_HIGH_WATER_BYTES < OUTPUT_LIMIT_BYTES);
 const _: () = assert!(TURN_BUDGET_BYTES > READ_BUFFER_BYTES);
@@ -116,3 +133,4 @@ const _: () = assert!(SLOTS_PER_CHUNK.is_power_of_two());
 const _: () = assert!(MAILBOX_BUDGET <= MAILBOX_MESSAGES);
 const _: () = assert!(DRAIN_QUIET_MS < DRAIN_TIMEOUT_SECONDS * 1000);
 const _: () = assert!(PAIR_ATTEMPT_MS < PAIR_TIMEOUT_MS);
+const _: () = assert!(COMPLETION_SHARDS.is_power_of_two());

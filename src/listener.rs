@@ -108,7 +108,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    fn from_errno(errno: i32) -> Self {
+    pub(crate) fn from_errno(errno: i32) -> Self {
         match errno {
             libc::EAGAIN => Self::Empty,
             libc::EINTR | libc::ECONNABORTED => Self::Next,

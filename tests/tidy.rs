@@ -36,6 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gate", &["client", "access"]),
     ("service", &["buffer", "client", "deadline", "timeouts", "gate"]),
     ("listener", &["sys", "client"]),
+    ("completion", &["sys", "slab", "deadline", "client", "listener"]),
     ("connection", &["sys", "buffer", "timeouts"]),
     ("trace", &["sys", "client", "service"]),
     ("parcel", &["sys", "buffer", "client", "connection", "timeouts"]),

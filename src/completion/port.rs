@@ -1,0 +1,481 @@
+//! The port: what threads call.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use socket2::{Protocol, SockAddr, Socket};
+
+use super::operation::{Completion, Failure, Kind, OperationId, Outcome, Reason, Refused, SocketId, Task};
+use super::queue::{Next, Queue};
+use super::seat::{Cancel, Direction, Seat, Step, Taken};
+use super::table::Table;
+use super::timers::Timers;
+use crate::limits::{ACCEPT_BUDGET, COMPLETION_EVENTS_PER_WAIT, TURN_BUDGET_BYTES};
+use crate::slab::Token;
+use crate::sys::epoll::{self, Epoll, Event, Events, Interest, Mode, Timeout};
+use crate::sys::net::NonBlocking;
+
+/// Tokens of the port's own descriptors; those of sockets are below 2³¹ in their lower half.
+const WAKER: u64 = u64::MAX;
+const TIMERS: u64 = u64::MAX - 1;
+
+/// Why there is no port, or no way to wait in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// [`Port::end`] was called, and all completions have been handed out.
+    #[error("the port has ended")]
+    Ended,
+    /// `epoll_create1(2)`, `epoll_ctl(2)` or `epoll_wait(2)` has failed.
+    #[error("epoll: {0}")]
+    Epoll(#[from] epoll::Error),
+    /// `eventfd(2)` or `timerfd_create(2)` has failed.
+    #[error("eventfd or timerfd: {0}; close files or raise `ulimit -n`")]
+    Descriptor(std::io::Error),
+}
+
+/// A socket that was not taken into the port.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct NotAssociated {
+    /// Why.
+    pub reason: AssociateError,
+    /// As it was given.
+    pub socket: NonBlocking<Socket>,
+}
+
+/// Why a socket was not taken into the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssociateError {
+    /// The kernel does not watch it.
+    #[error(transparent)]
+    Epoll(#[from] epoll::Error),
+    /// [`Reason::Full`] or [`Reason::Ended`].
+    #[error(transparent)]
+    Refused(Reason),
+}
+
+/// One socket.
+#[derive(Debug)]
+struct Entry {
+    id: SocketId,
+    key: u64,
+    /// A short read of TCP has emptied the socket. Unix sockets stop behind bytes that came with descriptors, too.
+    short_is_all: bool,
+    seat: Mutex<Seat<NonBlocking<Socket>, Task>>,
+}
+
+impl Entry {
+    fn seat(&self) -> MutexGuard<'_, Seat<NonBlocking<Socket>, Task>> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What waits in the queue.
+#[derive(Debug)]
+enum Item {
+    /// A completion, and the side of the socket that is free when it has been handed out.
+    Complete(Completion, Option<(Arc<Entry>, Direction)>),
+    /// Somebody is to go on with this socket.
+    Drive(Arc<Entry>),
+}
+
+/// Whether the thread that leaves completions is about to take one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    ForMe,
+    ForAnybody,
+}
+
+/// A completion port. See the [module](super).
+///
+/// All calls take `&self` and may be made by any number of threads at once; only [`next`](Self::next) waits. Dropping
+/// the port closes its sockets and drops the buffers of what is outstanding; [`end`](Self::end) gives them back first.
+#[derive(Debug)]
+#[doc(alias = "CreateIoCompletionPort")]
+pub struct Port {
+    epoll: Epoll,
+    table: Table<Entry>,
+    queue: Queue<Item>,
+    timers: Timers,
+    /// No socket is taken any more.
+    ended: AtomicBool,
+}
+
+impl Port {
+    /// A port without sockets. It has three descriptors: an epoll, an eventfd, a timerfd.
+    ///
+    /// # Errors
+    /// [`Error::Epoll`] and [`Error::Descriptor`], if descriptors or memory have run out.
+    pub fn new() -> Result<Self, Error> {
+        let refused = |errno: Errno| Error::Descriptor(errno.into());
+        let epoll = Epoll::new()?;
+        let queue = Queue::new().map_err(refused)?;
+        let timers = Timers::new().map_err(refused)?;
+        epoll.add(queue.waker(), WAKER, Interest::READ, Mode::EDGE)?;
+        epoll.add(timers.descriptor(), TIMERS, Interest::READ, Mode::EDGE)?;
+        Ok(Self { epoll, table: Table::new(), queue, timers, ended: AtomicBool::new(false) })
+    }
+
+    /// Takes a socket in, of any kind, connected or not. `key` comes with each of its completions.
+    ///
+    /// The port closes it. Who keeps a duplicate keeps the connection open, and steals its events.
+    ///
+    /// # Errors
+    /// [`NotAssociated`], with the socket.
+    #[doc(alias = "CreateIoCompletionPort")]
+    pub fn associate<S: Into<Socket>>(&self, socket: NonBlocking<S>, key: u64) -> Result<SocketId, NotAssociated> {
+        let socket = NonBlocking::trust(socket.into_inner().into());
+        let short_is_all = matches!(socket.get_ref().protocol(), Ok(Some(Protocol::TCP)));
+        let admit = || !self.ended.load(Ordering::Relaxed);
+        let make = |id| Entry { id, key, short_is_all, seat: Mutex::new(Seat::new()) };
+        let Some(entry) = self.table.insert(admit, make) else {
+            let reason = if admit() { Reason::Full } else { Reason::Ended };
+            return Err(NotAssociated { reason: AssociateError::Refused(reason), socket });
+        };
+        // Once, for everything, and never changed: the seat remembers what an edge has told, and lets one thread at a
+        // time act on it. ONESHOT would do the latter only, for one more system call with each operation that waits.
+        let all = Interest::READ | Interest::WRITE | Interest::READ_CLOSED | Interest::PRIORITY;
+        match self.epoll.add_nonblocking(&socket, entry.id.0.to_bits(), all, Mode::EDGE) {
+            Ok(()) => {
+                self.drive_with(&entry, socket, Leave::ForAnybody);
+                Ok(entry.id)
+            }
+            Err(error) => {
+                self.table.remove(entry.id);
+                Err(NotAssociated { reason: error.into(), socket })
+            }
+        }
+    }
+
+    /// Waits for a connection on a listening socket: [`Outcome::Accepted`].
+    ///
+    /// # Errors
+    /// [`Reason::Busy`] beside another `accept`, [`Reason::Closed`].
+    #[doc(alias = "AcceptEx")]
+    pub fn accept(&self, listener: SocketId) -> Result<OperationId, Refused<()>> {
+        self.submit(listener, Task::Accept).map_err(without_buffer)
+    }
+
+    /// Connects: [`Outcome::Connected`]. If it is cancelled, the kernel goes on connecting: close the socket.
+    ///
+    /// # Errors
+    /// [`Reason::Busy`] beside a `send`, `shutdown` or another `connect`, [`Reason::Closed`].
+    #[doc(alias = "ConnectEx")]
+    pub fn connect(&self, socket: SocketId, address: impl Into<SockAddr>) -> Result<OperationId, Refused<()>> {
+        let task = Task::Connect { address: Box::new(address.into()), begun: false };
+        self.submit(socket, task).map_err(without_buffer)
+    }
+
+    /// Receives into the spare capacity of `buffer`, behind what it holds, as soon as there is anything:
+    /// [`Outcome::Received`]. The buffer does not grow, and comes back with the completion.
+    ///
+    /// # Errors
+    /// With the buffer: [`Reason::Busy`] beside another `recv`, [`Reason::NoRoom`], [`Reason::Closed`].
+    #[doc(alias = "WSARecv")]
+    pub fn recv(&self, socket: SocketId, buffer: Vec<u8>) -> Result<OperationId, Refused<Vec<u8>>> {
+        if buffer.len() == buffer.capacity() {
+            return Err(Refused { reason: Reason::NoRoom, buffer });
+        }
+        self.submit(socket, Task::Recv(buffer)).map_err(with_buffer)
+    }
+
+    /// Sends all of `buffer`: [`Outcome::Sent`], when the kernel has taken the last byte. The buffer comes back with
+    /// the completion. For a datagram socket it is one datagram, of 256 KiB at the most.
+    ///
+    /// # Errors
+    /// With the buffer: [`Reason::Busy`] beside a `connect`, `shutdown` or another `send`, [`Reason::Closed`].
+    #[doc(alias = "WSASend")]
+    pub fn send(&self, socket: SocketId, buffer: Vec<u8>) -> Result<OperationId, Refused<Vec<u8>>> {
+        self.submit(socket, Task::Send { buffer, sent: 0 }).map_err(with_buffer)
+    }
+
+    /// Says that nothing more will be sent (FIN); receiving goes on. [`Outcome::ShutDown`].
+    ///
+    /// # Errors
+    /// [`Reason::Busy`] beside a `send`, `connect` or another `shutdown`, [`Reason::Closed`].
+    #[doc(alias = "DisconnectEx")]
+    pub fn shutdown(&self, socket: SocketId) -> Result<OperationId, Refused<()>> {
+        self.submit(socket, Task::Shutdown).map_err(without_buffer)
+    }
+
+    /// Completes at `at`, or up to a millisecond later, but not earlier: [`Outcome::Timer`].
+    ///
+    /// # Errors
+    /// [`Reason::Full`] beside [`COMPLETION_TIMERS_MAX`](crate::limits::COMPLETION_TIMERS_MAX) others,
+    /// [`Reason::Ended`].
+    pub fn timer(&self, at: Instant, key: u64) -> Result<OperationId, Refused<()>> {
+        let token = self.timers.add(at, key, || self.queue.accepted());
+        token.map(|token| OperationId(Kind::Timer(token))).map_err(|reason| Refused { reason, buffer: () })
+    }
+
+    /// Completes at once: [`Outcome::Posted`]. To tell something to whichever thread is free.
+    ///
+    /// # Errors
+    /// [`Reason::Full`] beside [`COMPLETION_POSTS_MAX`](crate::limits::COMPLETION_POSTS_MAX) others,
+    /// [`Reason::Ended`].
+    #[doc(alias = "PostQueuedCompletionStatus")]
+    pub fn post(&self, key: u64) -> Result<OperationId, Refused<()>> {
+        let operation = OperationId(Kind::Post);
+        let completion = Completion { key, operation, outcome: Outcome::Posted };
+        let posted = self.queue.post(Item::Complete(completion, None));
+        posted.map(|()| operation).map_err(|reason| Refused { reason, buffer: () })
+    }
+
+    /// Ends one operation. Its completion comes, as that of every operation: with [`Failure::Cancelled`], or with its
+    /// result if it was being made just then. `false`: it is over already, and nothing has been done; its completion
+    /// was handed out, or will be.
+    #[doc(alias = "CancelIoEx")]
+    pub fn cancel(&self, operation: OperationId) -> bool {
+        match operation.0 {
+            Kind::Post => false,
+            Kind::Timer(token) => match self.timers.remove(token) {
+                Some(key) => {
+                    self.leave_timer(token, key, Err(Failure::Cancelled), Leave::ForAnybody);
+                    true
+                }
+                None => false,
+            },
+            Kind::Socket(socket, direction, sequence) => {
+                let Some(entry) = self.table.get(socket) else { return false };
+                // The lock ends with this statement.
+                let cancelled = entry.seat().cancel(direction, sequence);
+                match cancelled {
+                    Cancel::Now(task) => {
+                        self.leave(&entry, direction, sequence, task.fail(Failure::Cancelled), Leave::ForAnybody);
+                        true
+                    }
+                    Cancel::Later => true,
+                    Cancel::Unknown => false,
+                }
+            }
+        }
+    }
+
+    /// Closes a socket. Its name is dead from now on; its descriptor is closed now, or by the thread that is in a
+    /// system call on it, as soon as that returns (none of them waits). What is outstanding completes after that, with
+    /// [`Failure::Cancelled`]; when the last of it has been handed out, nothing is left of the socket.
+    ///
+    /// `false`: it was closed already.
+    #[doc(alias = "closesocket")]
+    pub fn close(&self, socket: SocketId) -> bool {
+        match self.table.remove(socket) {
+            Some(entry) => self.close_entry(&entry),
+            None => false,
+        }
+    }
+
+    fn close_entry(&self, entry: &Arc<Entry>) -> bool {
+        let first = entry.seat().close();
+        self.drive(entry, Leave::ForAnybody);
+        first
+    }
+
+    /// Ends the port: closes all sockets, cancels all timers, refuses what comes later. [`next`](Self::next) hands out
+    /// what is left, so that every buffer comes back, and then says [`Error::Ended`] to each thread.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        for entry in self.table.drain() {
+            self.close_entry(&entry);
+        }
+        for (token, key) in self.timers.end() {
+            self.leave_timer(token, key, Err(Failure::Cancelled), Leave::ForAnybody);
+        }
+        // Not earlier: a thread that had seen nothing outstanding would have gone.
+        self.queue.end();
+    }
+
+    /// How many operations were accepted and have not been handed out.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.queue.outstanding()
+    }
+
+    /// The next completion. Waits for it no longer than `timeout`; then, `None`.
+    ///
+    /// Completions are handed out in the order in which they were made. No second operation of one direction of a
+    /// socket begins before the completion of the first is handed out, so those of one direction never overtake one
+    /// another, whichever threads take them.
+    ///
+    /// # Errors
+    /// [`Error::Ended`]; [`Error::Epoll`] if the kernel refuses to wait, which it has no reason for.
+    #[doc(alias = "GetQueuedCompletionStatus")]
+    pub fn next(&self, timeout: impl Into<Timeout>) -> Result<Option<Completion>, Error> {
+        let timeout = timeout.into();
+        let mut over = timeout == Timeout::Now;
+        let until = match timeout {
+            Timeout::After(duration) => Instant::now().checked_add(duration),
+            Timeout::Now | Timeout::Never => None,
+        };
+        let mut asked = false;
+        loop {
+            match self.queue.take() {
+                Next::Item(Item::Complete(completion, side)) => return Ok(Some(self.hand_out(completion, side))),
+                Next::Item(Item::Drive(entry)) => self.drive(&entry, Leave::ForMe),
+                Next::Poll => self.ask(Timeout::Now, false)?,
+                Next::Ended => return Err(Error::Ended),
+                Next::Sleep if over && asked => {
+                    self.queue.asked(true, false);
+                    return Ok(None);
+                }
+                Next::Sleep => {
+                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    over |= left.is_some_and(|left| left.is_zero());
+                    let wait = if over { Timeout::Now } else { left.into() };
+                    self.ask(wait, true)?;
+                    asked = true;
+                }
+            }
+        }
+    }
+
+    fn hand_out(&self, completion: Completion, side: Option<(Arc<Entry>, Direction)>) -> Completion {
+        if let Some((entry, direction)) = side {
+            entry.seat().handed_out(direction);
+        }
+        self.queue.handed_out();
+        completion
+    }
+
+    /// Asks the kernel for events, and does what they allow. `slept`: the queue takes us for a sleeper.
+    fn ask(&self, timeout: Timeout, slept: bool) -> Result<(), Error> {
+        let mut events = Events::with_capacity(COMPLETION_EVENTS_PER_WAIT);
+        let result = self.epoll.wait(&mut events, timeout);
+        self.queue.asked(slept, events.iter().any(|event| event.data() == WAKER));
+        result?;
+        for event in &events {
+            match event.data() {
+                WAKER => {}
+                TIMERS => {
+                    for (token, key) in self.timers.expire() {
+                        self.leave_timer(token, key, Ok(()), Leave::ForMe);
+                    }
+                }
+                data => self.notice(SocketId(Token::from_bits(data)), event),
+            }
+        }
+        Ok(())
+    }
+
+    /// An event says what may be tried now. An old one does no harm: its socket is unknown, or a call says EAGAIN.
+    fn notice(&self, socket: SocketId, event: Event) {
+        let Some(entry) = self.table.get(socket) else { return };
+        // HUP alone is a TCP socket that was never connected (tcp_poll); a connection that has ended says RDHUP, too.
+        let insists = event.read_closed() || event.error() || event.priority();
+        entry.seat().ready(event.should_read(), event.should_write(), insists);
+        self.drive(&entry, Leave::ForMe);
+    }
+
+    fn submit(&self, socket: SocketId, task: Task) -> Result<OperationId, (Reason, Task)> {
+        let Some(entry) = self.table.get(socket) else { return Err((Reason::Closed, task)) };
+        let (direction, at_once) = (task.direction(), task.begins_at_once());
+        let mut seat = entry.seat();
+        match seat.submit(direction, task, at_once) {
+            Ok(sequence) => {
+                // Under the lock: nobody can complete it before it is counted.
+                self.queue.accepted();
+                drop(seat);
+                self.drive(&entry, Leave::ForAnybody);
+                Ok(OperationId(Kind::Socket(socket, direction, sequence)))
+            }
+            Err((Taken::Busy, task)) => Err((Reason::Busy, task)),
+            Err((Taken::Closed, task)) => Err((Reason::Closed, task)),
+        }
+    }
+
+    /// Does what can be done on a socket now, unless somebody else is at it.
+    fn drive(&self, entry: &Arc<Entry>, leave: Leave) {
+        let socket = entry.seat().enter();
+        if let Some(socket) = socket {
+            self.drive_with(entry, socket, leave);
+        }
+    }
+
+    fn drive_with(&self, entry: &Arc<Entry>, mut socket: NonBlocking<Socket>, leave: Leave) {
+        let (mut calls, mut bytes) = (0, 0);
+        loop {
+            // One socket that always has more must not hold up the others of this thread.
+            if calls >= ACCEPT_BUDGET || bytes >= TURN_BUDGET_BYTES {
+                if entry.seat().pause(socket) {
+                    self.push(Item::Drive(Arc::clone(entry)), leave);
+                }
+                return;
+            }
+            // The lock ends with this statement; the system call is made without it.
+            let step = entry.seat().step(socket);
+            match step {
+                Step::Rest => return,
+                Step::Close(socket, cancelled) => return self.shut(entry, socket, cancelled, leave),
+                Step::Try(taken, task, insists) => {
+                    socket = taken;
+                    calls += 1;
+                    bytes += self.try_task(entry, &socket, task, insists, leave);
+                }
+            }
+        }
+    }
+
+    /// Makes one system call, and leaves the completion if there is one. Returns the bytes that it moved.
+    fn try_task(
+        &self,
+        entry: &Arc<Entry>,
+        socket: &NonBlocking<Socket>,
+        task: Task,
+        insists: bool,
+        leave: Leave,
+    ) -> usize {
+        let direction = task.direction();
+        let attempt = task.attempt(socket, entry.short_is_all && !insists);
+        let mut seat = entry.seat();
+        let cancelled = seat.settle(direction, attempt.verdict);
+        let sequence = seat.sequence(direction);
+        drop(seat);
+        if let Some(outcome) = attempt.outcome.or_else(|| cancelled.map(|task| task.fail(Failure::Cancelled))) {
+            self.leave(entry, direction, sequence, outcome, leave);
+        }
+        attempt.moved
+    }
+
+    /// Closes the descriptor, then completes what was outstanding: who hears of that can rely on the former.
+    fn shut(&self, entry: &Arc<Entry>, socket: NonBlocking<Socket>, cancelled: [Option<Task>; 2], leave: Leave) {
+        // By its name, while it has one: a duplicate elsewhere would keep the registration alive. It can only fail if
+        // there is none.
+        let _ = self.epoll.delete(&socket);
+        drop(socket);
+        for task in cancelled.into_iter().flatten() {
+            let direction = task.direction();
+            let sequence = entry.seat().sequence(direction);
+            self.leave(entry, direction, sequence, task.fail(Failure::Cancelled), leave);
+        }
+    }
+
+    fn leave(&self, entry: &Arc<Entry>, direction: Direction, sequence: u64, outcome: Outcome, leave: Leave) {
+        let operation = OperationId(Kind::Socket(entry.id, direction, sequence));
+        let completion = Completion { key: entry.key, operation, outcome };
+        self.push(Item::Complete(completion, Some((Arc::clone(entry), direction))), leave);
+    }
+
+    fn leave_timer(&self, token: Token, key: u64, result: Result<(), Failure>, leave: Leave) {
+        let completion =
+            Completion { key, operation: OperationId(Kind::Timer(token)), outcome: Outcome::Timer(result) };
+        self.push(Item::Complete(completion, None), leave);
+    }
+
+    fn push(&self, item: Item, leave: Leave) {
+        match leave {
+            Leave::ForMe => self.queue.push_for_me(item),
+            Leave::ForAnybody => self.queue.push(item),
+        }
+    }
+}
+
+fn with_buffer((reason, task): (Reason, Task)) -> Refused<Vec<u8>> {
+    Refused { reason, buffer: task.into_buffer() }
+}
+
+fn without_buffer((reason, _): (Reason, Task)) -> Refused<()> {
+    Refused { reason, buffer: () }
+}
