@@ -430,6 +430,20 @@ pub fn unread(fd: RawFd) -> Answer<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
+/// How many characters a line of this terminal has.
+///
+/// # Errors
+/// ENOTTY if it is none.
+///
+/// # References
+/// `ioctl_tty(2)`, TIOCGWINSZ.
+pub fn terminal_columns(terminal: impl AsFd) -> Answer<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the request writes one `winsize`.
+    check(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok(usize::from(size.ws_col))
+}
+
 /// Brings the loopback interface up, as a new network namespace needs.
 ///
 /// # Errors

@@ -22,13 +22,19 @@ pub(crate) enum Lab {
     Explain(Vec<String>),
     Quiz(Vec<String>),
     Diff(PathBuf, PathBuf),
-    Gallery(Vec<String>),
     /// The pages of the book about all experiments, into this directory; for who changes them.
     Book(PathBuf),
+    /// Broken servers and repaired ones; all of them, if none is named.
+    Gallery(Vec<String>, Format),
     /// One experiment in this very process: what `run` starts.
     One {
         id: String,
         mutated: bool,
+    },
+    /// One server of the gallery in this very process: what `gallery` starts.
+    Exhibit {
+        id: String,
+        repaired: bool,
     },
 }
 
@@ -50,12 +56,13 @@ eagain lab run et-partial-read-stalls
 eagain lab run all --format json --output results.json
 eagain lab explain et-partial-read-stalls
 eagain lab quiz
+eagain lab gallery emfile-spin
 eagain lab diff old.json new.json",
     note = "Alone it lists the experiments. WORDs are one of:
 run NAME...      perform experiments: by id, by group, or all
 explain ID...    the claim, its source, why it matters, who obeys it
 quiz [NAME...]   predict what a call will answer, then see
-gallery [NAME...] servers with one mistake each, and without it
+gallery [ID...]  servers with a mistake each, and the same without it
 diff FILE FILE   what differs between two results in JSON
 No root is needed. Exit code 0: what was tested holds; 1: something does not.",
     help_triggers("-h", "--help", "help")
@@ -82,26 +89,30 @@ impl LabArgs {
         let mut words = self.words.into_iter();
         let action = words.next();
         let words: Vec<String> = words.collect();
-        let of_run =
-            [(self.format.is_some(), "--format"), (self.output.is_some(), "--output"), (self.mutated, "--mutated")];
+        let of_gallery = action.as_deref() == Some("gallery");
+        let of_run = [
+            (self.format.is_some() && !of_gallery, "--format"),
+            (self.output.is_some(), "--output"),
+            (self.mutated, "--mutated"),
+        ];
         if let Some((_, option)) = of_run.iter().find(|(given, _)| *given && action.as_deref() != Some("run")) {
             return Err(Stop::Usage(format!("{option} goes with 'eagain lab run' only")));
         }
+        if of_gallery && matches!(self.format, Some(Format::Tap | Format::Html)) {
+            return Err(Stop::Usage("the gallery has --format text and json".to_owned()));
+        }
+        let format = self.format.unwrap_or(Format::Text);
         match (action.as_deref(), &words[..]) {
             (None, _) => Ok(Lab::Overview),
             (Some("run"), []) => {
                 Err(Stop::Usage("run what? 'eagain lab run all', or a name of 'eagain lab'".to_owned()))
             }
-            (Some("run"), _) => Ok(Lab::Run {
-                names: words,
-                format: self.format.unwrap_or(Format::Text),
-                output: self.output,
-                mutated: self.mutated,
-            }),
+            (Some("run"), _) => Ok(Lab::Run { names: words, format, output: self.output, mutated: self.mutated }),
             (Some("explain"), []) => Err(Stop::Usage("explain what? 'eagain lab' lists the names".to_owned())),
             (Some("explain"), _) => Ok(Lab::Explain(words)),
             (Some("quiz"), _) => Ok(Lab::Quiz(words)),
-            (Some("gallery"), _) => Ok(Lab::Gallery(words)),
+            (Some("gallery"), _) => Ok(Lab::Gallery(words, format)),
+            (Some("exhibit"), [id, which]) => Ok(Lab::Exhibit { id: id.clone(), repaired: which == "repaired" }),
             (Some("diff"), [old, new]) => Ok(Lab::Diff(old.into(), new.into())),
             (Some("diff"), _) => Err(Stop::Usage("diff takes two files: eagain lab diff old.json new.json".to_owned())),
             (Some("book"), [directory]) => Ok(Lab::Book(directory.into())),

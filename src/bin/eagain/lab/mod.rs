@@ -7,6 +7,7 @@
 //! | `experiment.rs` | what an entry of the list has |
 //! | `timeline.rs`, `verdict.rs` | what happened, and how it ended |
 //! | `run.rs` | a process for each, with a deadline |
+//! | `gallery/` | servers with a mistake each, and without it |
 //! | `format/`, `quiz.rs`, `diff.rs`, `explain.rs` | what is shown |
 
 mod book;
@@ -54,8 +55,9 @@ pub(crate) fn run(options: Lab) -> ExitCode {
         }),
         Lab::Quiz(names) => choose(&names).map(quiz::run),
         Lab::Diff(old, new) => diff::run(&old, &new),
+        Lab::Gallery(names, format) => gallery::run(&names, format),
         Lab::One { id, mutated } => Ok(run::here(&id, mutated)),
-        Lab::Gallery(names) => gallery::run(&names),
+        Lab::Exhibit { id, repaired } => Ok(gallery::here(&id, repaired)),
         Lab::Book(directory) => book::write(&directory).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|why| {
@@ -94,7 +96,7 @@ fn overview() -> String {
     text += "eagain lab run NAME...           an experiment with all that happens, or a group\n";
     text += "eagain lab explain ID            the claim, its source, and why it matters\n";
     text += "eagain lab quiz                  predict, then see\n";
-    text += "eagain lab gallery               servers with a mistake, beside the same without it\n";
+    text += "eagain lab gallery               servers with one mistake each, and the traffic that breaks them\n";
     text
 }
 

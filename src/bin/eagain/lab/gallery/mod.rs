@@ -1,61 +1,97 @@
-//! `eagain lab gallery`: servers with one mistake each, beside the same server without it, under the same traffic.
+//! `eagain lab gallery`: servers with one mistake each, the traffic that breaks them, and the same traffic on the server
+//! without it.
 //!
-//! `exhibits.rs` has the servers, each a few lines that differ; `hall.rs` the loop that they share; `traffic.rs` what
-//! the clients do.
+//! | file | what it is |
+//! |---|---|
+//! | `exhibits/` | the servers, two in each file: start here |
+//! | `site.rs` | what a server finds when it starts, and the few words that all of them share |
+//! | `crowd.rs` | the clients, and when a server is believed to do nothing more |
+//! | `perform.rs` | a process for each server, with a deadline |
+//! | `page.rs` | what is shown |
 
+mod crowd;
 mod exhibits;
-mod hall;
-mod traffic;
+mod page;
+mod perform;
+mod site;
 
-use std::fmt::Write as _;
+use std::io;
 use std::process::ExitCode;
 
-use self::exhibits::EXHIBITS;
-use self::hall::{Live, Server};
-use self::traffic::Result;
-use super::format::text::indent;
-use super::paint;
+pub(super) use self::perform::here;
+
+use self::crowd::Crowd;
+use self::site::Site;
+use crate::cli::Format;
 use crate::say;
 
-/// Two servers that differ in one thing, and the traffic that tells them apart.
-struct Exhibit {
-    name: &'static str,
+/// What the files of the exhibits are written with.
+mod prelude {
+    pub(super) use std::io;
+    pub(super) use std::time::{Duration, Instant};
+
+    pub(super) use eagain::sys::epoll::{Interest, Mode, Timeout};
+    pub(super) use eagain::sys::net::{NonBlocking, recv_slice, send};
+
+    pub(super) use super::crowd::{Crowd, Rest};
+    pub(super) use super::site::{BACKEND, LISTENER, Site, answer, ready, tools};
+    pub(super) use super::{Exhibit, Seen, fine, wrong};
+}
+
+/// One mistake.
+pub(crate) struct Exhibit {
+    /// Never changes.
+    id: &'static str,
+    /// What its author did, in a few words.
     mistake: &'static str,
-    /// The experiment that shows why.
-    rule: &'static str,
-    /// What the clients do, in words.
-    scene: &'static str,
-    traffic: fn(&Live) -> std::io::Result<Result>,
+    /// Why it does not work, and what does.
+    lesson: &'static str,
+    /// What the clients do.
+    traffic: &'static str,
+    /// The experiments of the lab that prove it.
+    rules: &'static [&'static str],
+    /// The file that this is written in, and its text.
+    file: &'static str,
+    source: &'static str,
     broken: Server,
     repaired: Server,
+    /// The clients, who are the same for both servers, and what they say of it.
+    visit: fn(&Crowd) -> io::Result<Seen>,
 }
 
-/// All, or those that are named.
-pub(crate) fn run(names: &[String]) -> std::result::Result<ExitCode, String> {
-    if let Some(unknown) = names.iter().find(|name| !EXHIBITS.iter().any(|exhibit| exhibit.name == **name)) {
-        let known: Vec<&str> = EXHIBITS.iter().map(|exhibit| exhibit.name).collect();
-        return Err(format!("the gallery has no '{unknown}'; it has {}", known.join(", ")));
+/// A server. It never returns, unless that is its mistake.
+type Server = fn(&Site) -> io::Result<()>;
+
+/// What the clients of a server say.
+pub(crate) struct Seen {
+    fine: bool,
+    words: String,
+}
+
+/// The clients got what they should.
+fn fine(words: impl Into<String>) -> Seen {
+    Seen { fine: true, words: words.into() }
+}
+
+/// They did not.
+fn wrong(words: impl Into<String>) -> Seen {
+    Seen { fine: false, words: words.into() }
+}
+
+/// Shows all, or those that are named.
+pub(super) fn run(names: &[String], format: Format) -> Result<ExitCode, String> {
+    if let Some(unknown) = names.iter().find(|name| !exhibits::ALL.iter().any(|one| one.id == name.as_str())) {
+        return Err(format!("the gallery has no '{unknown}'; 'eagain lab gallery' lists what it has"));
     }
-    let mut as_labelled = true;
-    for exhibit in EXHIBITS.iter().filter(|exhibit| names.is_empty() || names.iter().any(|name| name == exhibit.name)) {
-        let perform = |server| Live::start(server).and_then(|live| (exhibit.traffic)(&live));
-        let failed = |error: std::io::Error| format!("{}: {}", exhibit.name, say::reason(&error));
-        let (broken, repaired) =
-            (perform(&exhibit.broken).map_err(failed)?, perform(&exhibit.repaired).map_err(failed)?);
-        as_labelled &= !broken.well && repaired.well;
-        say::out(&label(exhibit, &broken, &repaired));
-    }
-    say::out("The servers are in src/bin/eagain/lab/gallery/exhibits.rs, a few lines each.\n");
+    let is_chosen = |one: &&&Exhibit| names.is_empty() || names.iter().any(|name| name == one.id);
+    let chosen: Vec<&'static Exhibit> = exhibits::ALL.iter().filter(is_chosen).copied().collect();
+    let reports = perform::all(&chosen);
+    let pairs: Vec<_> = chosen.into_iter().zip(&reports).collect();
+    say::out(&match format {
+        Format::Json => page::json(&pairs),
+        _ if names.is_empty() => page::table(&pairs, super::paint()),
+        _ => page::stories(&pairs, super::paint()),
+    });
+    let as_labelled = reports.iter().all(perform::Report::is_as_labelled);
     Ok(if as_labelled { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn label(exhibit: &Exhibit, broken: &Result, repaired: &Result) -> String {
-    let mut text = format!("{}: {}\n", paint().bold(exhibit.name), exhibit.mistake);
-    text += &indent(exhibit.scene, 2);
-    for (title, result) in [("with it", broken), ("without", repaired)] {
-        let verdict = if result.well { "well" } else { "harm" };
-        let _ = writeln!(text, "    {title}  {verdict}: {}", result.text);
-    }
-    let _ = writeln!(text, "  eagain lab explain {}\n", exhibit.rule);
-    text
 }
