@@ -294,19 +294,6 @@ fn explain_shows_every_place_where_the_server_obeys() {
 }
 
 #[test]
-fn the_gallery_shows_a_dozen_mistakes_and_that_they_can_be_repaired() {
-    let shown = answer(&["gallery"]);
-    let labels: Vec<&str> = shown.split("\n\n").filter(|part| part.contains("  eagain lab explain ")).collect();
-    assert!(labels.len() >= 12, "{shown}");
-    for label in labels {
-        assert!(label.contains("\n    with it  harm: ") && label.contains("\n    without  well: "), "{label}");
-        let rule = label.rsplit(' ').next().expect("a rule").trim();
-        answer(&["explain", rule]);
-    }
-    assert!(text(&lab(&["gallery", "no-such-server"]).stderr).contains("it has accept-once, recv-once"));
-}
-
-#[test]
 fn the_quiz_asks_and_answers_where_nobody_is_there_to_guess() {
     let told = answer(&["quiz", "et-reports-once"]);
     assert!(told.starts_with("1. et-reports-once\n"), "{told}");

@@ -66,6 +66,12 @@ _eagain() {
                 return
             fi
             ;;
+        lab:gallery)
+            if [[ $word != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W "$(eagain lab 2>/dev/null | sed -n 's/^  - //p')" -- "$word")
+                return
+            fi
+            ;;
         lab:*)
             # The names are the program's own to tell: indented lines of its list.
             if [[ $word != -* ]]; then

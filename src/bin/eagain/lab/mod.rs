@@ -92,11 +92,13 @@ fn overview() -> String {
             let _ = writeln!(text, "  {} {}", if one.core { '*' } else { ' ' }, one.id);
         }
     }
+    let _ = writeln!(text, "\n{}: servers with one mistake each", paint.bold("gallery"));
+    text.extend(gallery::ids().map(|id| format!("  - {id}\n")));
     text += "\neagain lab run all               every one, on this kernel\n";
     text += "eagain lab run NAME...           an experiment with all that happens, or a group\n";
     text += "eagain lab explain ID            the claim, its source, and why it matters\n";
     text += "eagain lab quiz                  predict, then see\n";
-    text += "eagain lab gallery               servers with one mistake each, and the traffic that breaks them\n";
+    text += "eagain lab gallery               what breaks them, and what does not break the repaired ones\n";
     text
 }
 

@@ -1,7 +1,7 @@
 //! The clients of the servers, in the same process. None of them believes in a clock: that an answer does not come is
 //! believed when the server sleeps, or spends its time on nothing.
 
-use std::cell::Cell;
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -50,8 +50,8 @@ pub(crate) struct Crowd {
     /// /proc/self/task/TID/stat of the server, opened while there still are descriptors.
     stat: File,
     go: SyncSender<()>,
-    end: Receiver<()>,
-    ended: Cell<bool>,
+    end: Receiver<io::Result<()>>,
+    ended: OnceCell<io::Result<()>>,
 }
 
 impl Crowd {
@@ -68,14 +68,13 @@ impl Crowd {
         let thread = move || {
             let _ = tell_tid.send(gettid());
             if start.recv().is_ok() {
-                let _ = server(&its_site);
-                let _ = ending.send(());
+                let _ = ending.send(server(&its_site));
             }
         };
         std::thread::Builder::new().name("server".to_owned()).spawn(thread)?;
         let tid = tid.recv().map_err(io::Error::other)?;
         let stat = File::open(format!("/proc/self/task/{tid}/stat"))?;
-        Ok(Self { address, site, backend, stat, go, end, ended: Cell::new(false) })
+        Ok(Self { address, site, backend, stat, go, end, ended: OnceCell::new() })
     }
 
     /// What the server has been told to keep.
@@ -152,9 +151,17 @@ impl Crowd {
         Ok(process.saturating_sub(Duration::from_nanos(raw::thread_time_ns())))
     }
 
+    /// What ended the server, if it is not one of its clients: then it has shown nothing.
+    pub(super) fn failure(&self) -> Option<&io::Error> {
+        let error = self.has_ended().then(|| self.ended.get()).flatten()?.as_ref().err()?;
+        (error.kind() != ErrorKind::ConnectionReset).then_some(error)
+    }
+
     fn has_ended(&self) -> bool {
-        self.ended.set(self.ended.get() || self.end.try_recv().is_ok());
-        self.ended.get()
+        if let (None, Ok(result)) = (self.ended.get(), self.end.try_recv()) {
+            let _ = self.ended.set(result);
+        }
+        self.ended.get().is_some()
     }
 }
 

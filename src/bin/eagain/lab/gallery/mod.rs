@@ -1,5 +1,5 @@
-//! `eagain lab gallery`: servers with one mistake each, the traffic that breaks them, and the same traffic on the server
-//! without it.
+//! `eagain lab gallery`: servers with one mistake each, the traffic that breaks them, and the same traffic on the
+//! server without it.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -76,6 +76,10 @@ fn fine(words: impl Into<String>) -> Seen {
 /// They did not.
 fn wrong(words: impl Into<String>) -> Seen {
     Seen { fine: false, words: words.into() }
+}
+
+pub(super) fn ids() -> impl Iterator<Item = &'static str> {
+    exhibits::ALL.iter().map(|one| one.id)
 }
 
 /// Shows all, or those that are named.

@@ -53,7 +53,12 @@ impl Report {
 pub(crate) fn here(id: &str, repaired: bool) -> ExitCode {
     let Some(exhibit) = exhibits::ALL.iter().find(|one| one.id == id) else { return ExitCode::FAILURE };
     let server = if repaired { exhibit.repaired } else { exhibit.broken };
-    let fate = match Crowd::new(server).and_then(|crowd| (exhibit.visit)(&crowd)) {
+    let visit = |crowd: Crowd| {
+        let seen = (exhibit.visit)(&crowd)?;
+        let failure = |error: &io::Error| io::Error::other(format!("the server has ended: {}", say::reason(error)));
+        crowd.failure().map_or(Ok(seen), |error| Err(failure(error)))
+    };
+    let fate = match Crowd::new(server).and_then(visit) {
         Ok(seen) if seen.fine => Fate { verdict: Verdict::Held, saw: seen.words },
         Ok(seen) => Fate { verdict: Verdict::Broke, saw: seen.words },
         Err(error) => Fate { verdict: Verdict::NotTested, saw: say::reason(&error) },

@@ -1,5 +1,5 @@
-//! What the servers of the gallery find when they start, and the words that all of them share. What is a lesson somewhere
-//! is written out there; here is the right form of it, for the servers whose mistake is another.
+//! What the servers of the gallery find when they start, and the words that all of them share. What is a lesson
+//! somewhere is written out there; here is the right form of it, for the servers whose mistake is another.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};

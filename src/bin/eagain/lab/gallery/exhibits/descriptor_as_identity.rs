@@ -10,7 +10,7 @@ pub(super) static EXHIBIT: Exhibit = Exhibit {
     mistake: "connections are known by the number of their descriptor",
     lesson: "A number is given to the next client as soon as it is free. Know connections by what is never used again.",
     traffic: "A client asks and leaves before the answer is there; another comes; then the backend is done.",
-    rules: &["fd-number-reuse", "stale-event-in-batch", "data-is-opaque"],
+    rules: &["fd-number-reuse", "data-is-opaque"],
     file: file!(),
     source: include_str!("descriptor_as_identity.rs"),
     broken,

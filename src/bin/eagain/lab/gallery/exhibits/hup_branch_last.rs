@@ -5,7 +5,7 @@ use super::super::prelude::*;
 pub(super) static EXHIBIT: Exhibit = Exhibit {
     id: "hup-branch-last",
     mistake: "if IN … else if HUP …: the clean-up stands in a branch that never runs",
-    lesson: "A TCP connection that is registered for IN has no HUP without it. The end of a connection is what recv says: 0, or an error.",
+    lesson: "Of a connection HUP comes with IN, if that was asked for. The end is what recv says: 0, or an error.",
     traffic: "Five clients are answered and then go by a reset.",
     rules: &["hup-branch-after-in-never-runs", "rst-mask"],
     file: file!(),

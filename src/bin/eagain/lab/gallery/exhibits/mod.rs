@@ -1,5 +1,5 @@
-//! The exhibits, each a file with two servers: `broken` and `repaired` are written in the same shape, so that what differs
-//! is the lesson. Comments say WRONG and RIGHT where that is.
+//! The exhibits, each a file with two servers: `broken` and `repaired` are written in the same shape, so that what
+//! differs is the lesson. Comments say WRONG and RIGHT where that is.
 
 mod blocking_under_edge;
 mod close_without_delete;
