@@ -6,8 +6,8 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use common::program;
 use serde_json::Value;

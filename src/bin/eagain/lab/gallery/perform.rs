@@ -104,7 +104,7 @@ fn in_a_process(id: &str, repaired: bool) -> io::Result<Fate> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let told = child.stdout.take().map_or(Ok(Vec::new()), |stdout| until_the_end(stdout));
+    let told = child.stdout.take().map_or(Ok(Vec::new()), until_the_end);
     let _ = child.kill();
     child.wait()?;
     serde_json::from_slice(&told?).map_err(|_| io::Error::other("it ended, or was ended, without a word"))

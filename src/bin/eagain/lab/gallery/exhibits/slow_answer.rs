@@ -47,8 +47,7 @@ fn repaired(site: &Site) -> io::Result<()> {
     epoll.add(&site.listener, LISTENER, Interest::READ, Mode::LEVEL)?;
     loop {
         // RIGHT: until something comes, or the first of these is due.
-        let next: Option<&(Instant, u64)> = due.front();
-        let left = next.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        let left = due.front().map(|(at, _): &(Instant, u64)| at.saturating_duration_since(Instant::now()));
         epoll.wait(&mut events, left.into())?;
         for event in events.iter() {
             if event.data() == LISTENER {
@@ -62,7 +61,10 @@ fn repaired(site: &Site) -> io::Result<()> {
                 answers += 1;
             }
         }
-        while let Some((_, key)) = due.pop_front_if(|(at, _)| *at <= Instant::now()) {
+        while let Some(&(at, key)) = due.front()
+            && at <= Instant::now()
+        {
+            due.pop_front();
             clients.answer(&epoll, key, &[answers]);
             answers += 1;
         }
