@@ -41,9 +41,13 @@ fn broken(site: &Site) -> io::Result<()> {
                     let _ = answer(client, question);
                 }
             } else if let Some(client) = clients.get(&key) {
-                match recv_slice(client, &mut question) {
-                    Ok(1..) => asked.push((key, b"what A asked for")),
-                    _ => drop(clients.remove(&key)),
+                match ready(recv_slice(client, &mut question)) {
+                    Ok(Some(1..)) => asked.push((key, b"what A asked for")),
+                    Ok(None) => {}
+                    _ => {
+                        epoll.delete(client)?;
+                        clients.remove(&key);
+                    }
                 }
             }
         }
@@ -75,9 +79,13 @@ fn repaired(site: &Site) -> io::Result<()> {
                     let _ = answer(client, question);
                 }
             } else if let Some(client) = clients.get(&key) {
-                match recv_slice(client, &mut question) {
-                    Ok(1..) => asked.push((key, b"what A asked for")),
-                    _ => drop(clients.remove(&key)),
+                match ready(recv_slice(client, &mut question)) {
+                    Ok(Some(1..)) => asked.push((key, b"what A asked for")),
+                    Ok(None) => {}
+                    _ => {
+                        epoll.delete(client)?;
+                        clients.remove(&key);
+                    }
                 }
             }
         }

@@ -38,7 +38,10 @@ fn broken(site: &Site) -> io::Result<()> {
                 let came = clients.hear(&epoll, key, &mut chunk);
                 queue.extend_from_slice(&chunk[..came.unwrap_or(0)]);
             }
-            let Some(client) = clients.get(key) else { continue };
+            let Some(client) = clients.get(key) else {
+                queues.remove(&key);
+                continue;
+            };
             site.note_queued(queue.len());
             let sent = ready(send(client, queue)).ok().flatten();
             queue.drain(..sent.unwrap_or(0));
@@ -70,7 +73,10 @@ fn repaired(site: &Site) -> io::Result<()> {
                 let came = clients.hear(&epoll, key, &mut chunk[..room]);
                 queue.extend_from_slice(&chunk[..came.unwrap_or(0)]);
             }
-            let Some(client) = clients.get(key) else { continue };
+            let Some(client) = clients.get(key) else {
+                queues.remove(&key);
+                continue;
+            };
             site.note_queued(queue.len());
             let sent = ready(send(client, queue)).ok().flatten();
             queue.drain(..sent.unwrap_or(0));

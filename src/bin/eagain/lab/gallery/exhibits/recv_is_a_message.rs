@@ -58,9 +58,11 @@ fn repaired(site: &Site) -> io::Result<()> {
                     clients.answer(&epoll, key, &[end as u8 + 1]);
                 }
                 if line.len() > LONGEST {
-                    lines.remove(&key);
                     clients.close(&epoll, key);
                 }
+            }
+            if clients.get(key).is_none() {
+                lines.remove(&key);
             }
         }
     }

@@ -59,6 +59,7 @@ fn repaired(site: &Site) -> io::Result<()> {
                     Err(_) => *sent = ANSWER,
                 }
                 if *sent == ANSWER {
+                    progress.remove(&key);
                     clients.close(&epoll, key);
                 } else {
                     epoll.modify_nonblocking(client, key, Interest::WRITE, Mode::LEVEL)?;

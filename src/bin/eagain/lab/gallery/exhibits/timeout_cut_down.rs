@@ -19,6 +19,7 @@ const DELAY: Duration = Duration::from_micros(900);
 
 fn broken(site: &Site) -> io::Result<()> {
     let (epoll, mut events, mut clients) = tools()?;
+    // One answer at a time: when, to whom, after how many waits.
     let mut due: Option<(Instant, u64, u8)> = None;
     epoll.add(&site.listener, LISTENER, Interest::READ, Mode::LEVEL)?;
     loop {
@@ -45,6 +46,7 @@ fn broken(site: &Site) -> io::Result<()> {
 
 fn repaired(site: &Site) -> io::Result<()> {
     let (epoll, mut events, mut clients) = tools()?;
+    // One answer at a time: when, to whom, after how many waits.
     let mut due: Option<(Instant, u64, u8)> = None;
     epoll.add(&site.listener, LISTENER, Interest::READ, Mode::LEVEL)?;
     loop {
