@@ -139,7 +139,11 @@ impl Crowd {
 
     fn is_asleep(&self) -> io::Result<bool> {
         let mut text = [0; 512];
-        let count = self.stat.read_at(&mut text, 0)?;
+        let count = match self.stat.read_at(&mut text, 0) {
+            // It has ended since the last look; the next one will find that.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
+            result => result?,
+        };
         // "TID (server) S …"
         let end = text[..count].iter().position(|&byte| byte == b')').unwrap_or(0);
         Ok(text[..count].get(end + 2) == Some(&b'S'))
