@@ -47,7 +47,8 @@ fn repaired(site: &Site) -> io::Result<()> {
     epoll.add(&site.listener, LISTENER, Interest::READ, Mode::LEVEL)?;
     loop {
         // RIGHT: until something comes, or the first of these is due.
-        let left = due.front().map(|(at, _): &(Instant, u64)| at.saturating_duration_since(Instant::now()));
+        let next: Option<&(Instant, u64)> = due.front();
+        let left = next.map(|(at, _)| at.saturating_duration_since(Instant::now()));
         epoll.wait(&mut events, left.into())?;
         for event in events.iter() {
             if event.data() == LISTENER {
