@@ -270,12 +270,14 @@ impl<Io: Stream> Connection<Io> {
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Sent {
         loop {
             match self.socket.send(bytes) {
+                // RULE(short-send-loses-bytes): the caller keeps the rest.
                 Ok(count) => {
                     // RULE(et-short-send-arms-edge)
                     self.may_write = count == bytes.len();
                     return Sent::Bytes(count);
                 }
                 Err(error) => match error.raw_os_error().unwrap_or(0) {
+                    // RULE(second-send-raises-eagain): the socket is full, which is no failure.
                     libc::EAGAIN => {
                         self.may_write = false;
                         return Sent::Bytes(0);

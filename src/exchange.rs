@@ -240,6 +240,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
                 if member.connection.phase == Phase::Lingering {
                     return Err(End::Finished);
                 }
+                // RULE(closing-on-eof-truncates-answers): the service may have more to say.
                 self.offer_eof(member)?;
                 Ok(0)
             }

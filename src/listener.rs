@@ -301,6 +301,7 @@ impl Listener {
     /// Takes the next connection from the accept queue.
     #[inline]
     pub(crate) fn accept(&self, worker: u16) -> Result<(NonBlocking<Socket>, Peer), Refusal> {
+        // RULE(blocking-send-freezes): nothing that a client does blocks the thread of the others.
         match NonBlocking::accept(self.socket(worker)) {
             Ok((socket, peer)) => Ok((socket, Peer::from(&peer))),
             Err(error) => Err(Refusal::from_errno(error.raw_os_error().unwrap_or(0))),
@@ -378,6 +379,7 @@ impl Error {
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    // RULE(restart-needs-reuseaddr)
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
     if address.is_ipv6() {

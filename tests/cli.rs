@@ -42,7 +42,7 @@ fn no_argument_prints_the_help() {
 
 #[test]
 fn every_command_has_a_help_with_an_example() {
-    for command in ["serve", "connect", "bench", "report", "status", "compare"] {
+    for command in ["serve", "connect", "bench", "report", "status", "compare", "lab", "inspect"] {
         let help = answer(&[command, "--help"]);
         assert!(help.contains(&format!("Usage: eagain {command} ")), "{help}");
         let examples = help.split("Examples:\n").nth(1).expect("examples");

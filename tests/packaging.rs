@@ -13,13 +13,14 @@ use std::process::Command;
 use common::program;
 use sandbox::{Sandbox, Scratch, have, project, run};
 
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "eagain.1",
     "eagain-compare.1",
     "eagain-serve.1",
     "eagain-connect.1",
     "eagain-bench.1",
     "eagain-report.1",
+    "eagain-lab.1",
     "eagain.toml.5",
 ];
 
@@ -73,11 +74,12 @@ fn entries(page: &str) -> Vec<String> {
 fn each_page_lists_the_options_of_the_help_and_no_others() {
     for (page, command) in [
         ("eagain.1", &[][..]),
-        ("eagain-serve.1", &["serve"][..]),
-        ("eagain-connect.1", &["connect"][..]),
-        ("eagain-bench.1", &["bench"][..]),
-        ("eagain-report.1", &["report"][..]),
-        ("eagain-compare.1", &["compare"][..]),
+        ("eagain-serve.1", &["serve"]),
+        ("eagain-connect.1", &["connect"]),
+        ("eagain-bench.1", &["bench"]),
+        ("eagain-report.1", &["report"]),
+        ("eagain-compare.1", &["compare"]),
+        ("eagain-lab.1", &["lab"]),
     ] {
         let options: Names =
             entries(page).iter().flat_map(|entry| entry.split_whitespace().find(is_long)).map(clean).collect();
@@ -145,13 +147,26 @@ fn bash_offers(words: &[&str]) -> Names {
 
 #[test]
 fn bash_offers_the_options_of_the_help_and_no_others() {
-    for command in ["serve", "connect", "bench", "report", "compare"] {
+    for command in ["serve", "connect", "bench", "report", "compare", "lab", "inspect"] {
         same(command, &bash_offers(&[command, "--"]), &helped(&[command]));
         same(command, &bash_offers(&[command, "--frames", "1", "--"]), &helped(&[command]));
     }
-    let first: Names = ["serve", "connect", "bench", "report", "compare", "status", "-V", "--version", "-h", "--help"]
-        .map(str::to_owned)
-        .into();
+    let first: Names = [
+        "serve",
+        "connect",
+        "bench",
+        "report",
+        "compare",
+        "status",
+        "lab",
+        "inspect",
+        "-V",
+        "--version",
+        "-h",
+        "--help",
+    ]
+    .map(str::to_owned)
+    .into();
     assert_eq!(bash_offers(&[""]), first);
 }
 
@@ -169,7 +184,7 @@ fn bash_offers_no_option_where_a_value_is_due() {
 fn zsh_and_fish_have_the_options_of_the_help_and_no_others() {
     let zsh = text("scripts/completions/_eagain");
     let fish = text("scripts/completions/eagain.fish");
-    for command in ["serve", "connect", "bench", "report", "compare"] {
+    for command in ["serve", "connect", "bench", "report", "compare", "lab", "inspect"] {
         let list = zsh.split(&format!("    {command}=(\n")).nth(1).expect("a list").split("\n    )\n").next().unwrap();
         let words = list.lines().filter_map(|line| line.find("--").map(|at| &line[at..]));
         let names = words.map(|word| word[..word.find([')', '[']).unwrap()].to_owned()).collect();
@@ -223,13 +238,14 @@ fn script(name: &str, arguments: &[&str], destdir: &Scratch) -> Command {
     command
 }
 
-const BESIDES_UNITS: [&str; 11] = [
+const BESIDES_UNITS: [&str; 12] = [
     "bin/eagain",
     "share/bash-completion/completions/eagain",
     "share/fish/vendor_completions.d/eagain.fish",
     "share/man/man1/eagain-bench.1",
     "share/man/man1/eagain-compare.1",
     "share/man/man1/eagain-connect.1",
+    "share/man/man1/eagain-lab.1",
     "share/man/man1/eagain-report.1",
     "share/man/man1/eagain-serve.1",
     "share/man/man1/eagain.1",

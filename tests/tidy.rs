@@ -8,7 +8,7 @@ mod docs;
 #[path = "tidy/tree.rs"]
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use tree::{File, Tree, has_word, is_function_pointer, is_rule_id};
@@ -371,15 +371,18 @@ fn lines_and_files_are_short() {
 }
 
 #[test]
-fn rule_markers_are_well_formed() {
+fn rule_markers_name_experiments_of_the_lab() {
     fn rule(tree: &Tree, found: &mut Findings) {
         let marker = ["RU", "LE("].concat();
+        let experiments = experiments(&Tree::of_the_project());
         for file in tree.rust().filter(|file| file.path != "tests/tidy.rs") {
             file.each_line(&file.text, |line, text| {
                 for (at, _) in text.match_indices(&marker) {
                     let id = text[at + marker.len()..].split_once(')').map(|(id, _)| id);
                     if !id.is_some_and(is_rule_id) {
                         found.add(file, line, "the name of a rule is lower-case-with-dashes: `// RULE(et-drain): why`");
+                    } else if !id.is_some_and(|id| experiments.contains(id)) {
+                        found.add(file, line, "the lab has no experiment of this name");
                     }
                 }
             });
@@ -387,8 +390,78 @@ fn rule_markers_are_well_formed() {
     }
     check(
         rule,
-        &[("src/edge.rs", "// RULE(Et_Drain): read"), ("src/edge.rs", "// RULE(et-drain: read")],
-        &[("src/edge.rs", "// RULE(et-drain): read until EAGAIN")],
+        &[
+            ("src/edge.rs", "// RULE(Et_Drain): read"),
+            ("src/edge.rs", "// RULE(et-drain: read"),
+            ("src/edge.rs", "// RULE(et-no-such-thing): read"),
+        ],
+        &[("src/edge.rs", "// RULE(et-reports-once): read until EAGAIN")],
+    );
+}
+
+/// The other way round: what the lab calls a bug of servers, the server has a place that avoids it.
+#[test]
+fn the_server_avoids_each_bug_of_the_lab() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in tree.files.iter().filter(|file| file.path == BUGS_OF_SERVERS) {
+            let project = Tree::of_the_project();
+            let source = |file: &&File| file.path.starts_with("src/") && !file.path.contains("/lab/");
+            let text: String = project.rust().filter(source).map(|file| file.text.as_str()).collect();
+            for (line, id) in ids_in(file) {
+                let marker = format!("RU{}({id})", "LE");
+                if !text.contains(&marker) && !NOT_FOR_THIS_SERVER.iter().any(|(name, _)| *name == id) {
+                    found.add(file, line, format!("no place of the server says that it avoids `{id}`"));
+                }
+            }
+        }
+    }
+    check(rule, &[(BUGS_OF_SERVERS, "    id: \"a-bug-that-nobody-knows\",")], &[]);
+}
+
+const BUGS_OF_SERVERS: &str = "src/bin/eagain/lab/rules/server_bugs.rs";
+/// Bugs for which there is no place: what makes them impossible.
+const NOT_FOR_THIS_SERVER: &[(&str, &str)] = &[
+    ("out-only-interest-misses-fin", "what is due goes out first; --write-timeout ends a client that takes nothing"),
+    ("slow-handler-delays-everyone", "a service is told not to block, and nothing else in the loop does"),
+    ("hup-branch-after-in-never-runs", "there is no chain: see equality-test-misses-combined-bits"),
+    ("close-inside-a-refcount", "a socket has one owner, its connection"),
+];
+
+/// The ids of the experiments in one file of the lab, with their lines.
+fn ids_in(file: &File) -> Vec<(usize, String)> {
+    let mut ids = Vec::new();
+    file.each_line(&file.text, |line, text| {
+        let id = text.trim().strip_prefix("id: \"").and_then(|rest| rest.strip_suffix("\","));
+        ids.extend(id.map(|id| (line, id.to_owned())));
+    });
+    ids
+}
+
+fn experiments(tree: &Tree) -> BTreeSet<String> {
+    let rules = tree.files.iter().filter(|file| file.under(&["src/bin/eagain/lab/rules/"]));
+    rules.flat_map(ids_in).map(|(_, id)| id).collect()
+}
+
+/// The files of the kernel boundary name experiments where they say what a call gets wrong.
+#[test]
+fn experiments_named_in_the_library_exist() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        let experiments = experiments(&Tree::of_the_project());
+        for file in tree.library() {
+            file.each_line(&file.text, |line, text| {
+                let quoted = text.split('`').skip(1).step_by(2);
+                for name in quoted.filter(|name| is_rule_id(name) && name.matches('-').count() > 1) {
+                    if !experiments.contains(name) {
+                        found.add(file, line, format!("the lab has no experiment `{name}`"));
+                    }
+                }
+            });
+        }
+    }
+    check(
+        rule,
+        &[("src/sys/net.rs", "//! kills the process (`no-such-experiment-here`)")],
+        &[("src/sys/epoll.rs", "//! (`et-reports-once`) on `x86-64`")],
     );
 }
 

@@ -45,10 +45,44 @@ _eagain() {
         serve:--edge-triggered | serve:--check | serve:--proxy-protocol | serve:--trace | serve:--help) ;;
         serve:--* | bench:--* | compare:--idle | compare:--repeat) return ;;
         connect:--max-frame | connect:--connect-timeout) return ;;
+        inspect:inspect)
+            if [[ $word != -* ]]; then
+                mapfile -t COMPREPLY < <(cd /proc && compgen -G '[0-9]*' | grep "^$word")
+                return
+            fi
+            ;;
+        lab:--format)
+            mapfile -t COMPREPLY < <(compgen -W 'text tap json html' -- "$word")
+            return
+            ;;
+        lab:--output | lab:diff)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$word")
+            return
+            ;;
+        lab:lab)
+            if [[ $word != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W 'run explain quiz gallery diff' -- "$word")
+                return
+            fi
+            ;;
+        lab:gallery)
+            if [[ $word != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W "$(eagain lab 2>/dev/null | sed -n 's/^  - //p')" -- "$word")
+                return
+            fi
+            ;;
+        lab:*)
+            # The names are the program's own to tell: indented lines of its list.
+            if [[ $word != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W "all $(eagain lab 2>/dev/null | sed -n 's/^  [* ] //p')" -- "$word")
+                return
+            fi
+            ;;
     esac
     if ((COMP_CWORD == 1)); then
-        options='serve connect bench report compare status -V --version -h --help'
-        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+        local commands='serve connect bench report compare status lab inspect'
+        mapfile -t COMPREPLY < <(compgen -W "$commands -V --version -h --help" -- "$word")
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -137,6 +171,18 @@ _eagain() {
                 --json
                 -h --help'
             [[ $word == -* ]] || options='models tables wakers'
+            ;;
+        inspect)
+            options='
+                --json
+                -h --help'
+            ;;
+        lab)
+            options='
+                --format
+                --output
+                --mutated
+                -h --help'
             ;;
     esac
     if [[ ${COMP_WORDS[1]} == report && $word != -* ]]; then

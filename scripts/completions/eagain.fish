@@ -5,6 +5,8 @@ set -l eagain_bench '__fish_seen_subcommand_from bench'
 set -l eagain_report '__fish_seen_subcommand_from report'
 set -l eagain_status '__fish_seen_subcommand_from status'
 set -l eagain_compare '__fish_seen_subcommand_from compare'
+set -l eagain_lab '__fish_seen_subcommand_from lab'
+set -l eagain_inspect '__fish_seen_subcommand_from inspect'
 complete -c eagain -f
 complete -c eagain -n __fish_use_subcommand -a serve -d 'run the server'
 complete -c eagain -n __fish_use_subcommand -a connect -d 'send input to a server, show what comes back'
@@ -12,6 +14,8 @@ complete -c eagain -n __fish_use_subcommand -a bench -d 'load a server, check ev
 complete -c eagain -n __fish_use_subcommand -a report -d 'merge or compare logs of bench'
 complete -c eagain -n __fish_use_subcommand -a status -d 'show what a server is doing'
 complete -c eagain -n __fish_use_subcommand -a compare -d 'compare ways to do the same'
+complete -c eagain -n __fish_use_subcommand -a lab -d 'try what is said about epoll'
+complete -c eagain -n __fish_use_subcommand -a inspect -d 'show what a process has in its epolls'
 complete -c eagain -n __fish_use_subcommand -s V -l version -d 'print the version'
 complete -c eagain -n __fish_use_subcommand -s h -l help -d 'show the help'
 
@@ -93,3 +97,14 @@ complete -c eagain -n $eagain_compare -l idle -x -d 'numbers of idle connections
 complete -c eagain -n $eagain_compare -l repeat -x -d 'measure everything so many times [5; 9]'
 complete -c eagain -n $eagain_compare -l json -r -F -d 'write the figures to a file as well'
 complete -c eagain -n $eagain_compare -s h -l help -d 'show the help'
+# The program tells the names of its experiments: the indented lines of its list.
+complete -c eagain -n "$eagain_lab" \
+    -a 'run explain quiz gallery diff all (eagain lab 2>/dev/null | string replace -rf "^  [* -] " "")'
+complete -c eagain -n $eagain_lab -l format -x -a 'text tap json html' -d 'text, tap, json or html [text]'
+complete -c eagain -n $eagain_lab -l output -r -F -d 'write the results to this file'
+complete -c eagain -n $eagain_lab -l mutated -d 'spoil each experiment: each must then fail'
+complete -c eagain -n $eagain_lab -s h -l help -d 'show the help'
+
+complete -c eagain -n "$eagain_inspect" -a '(__fish_complete_pids)'
+complete -c eagain -n $eagain_inspect -l json -d 'one JSON object'
+complete -c eagain -n $eagain_inspect -s h -l help -d 'show the help'

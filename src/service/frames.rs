@@ -69,6 +69,7 @@ impl Service for Frames {
 
     #[inline]
     fn data(&mut self, session: &mut Self::Session, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        // RULE(one-recv-is-not-one-message): as many as are whole, and the rest stays.
         let (whole, verdict) = self.whole(input);
         output.forward(input, whole);
         *session = verdict;

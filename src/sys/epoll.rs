@@ -508,7 +508,7 @@ const NAMES: [(libc::c_int, &str); 14] = [
     (libc::EPOLLET, "ET"),
 ];
 
-struct Names(u32);
+pub(super) struct Names(pub(super) u32);
 
 impl fmt::Display for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -898,6 +898,7 @@ fn kernel_event(data: u64, interest: Interest, mode: Mode) -> libc::epoll_event 
 /// An edge on a blocking socket would have to be read to EAGAIN, which never comes. What is no socket
 /// (eventfd, timerfd, pipe, terminal) passes, and so does what cannot be asked: `epoll_ctl`, the next
 /// call, knows better what is wrong with it.
+// RULE(blocking-drain-loop-freezes)
 fn refuse_blocking_edge(fd: BorrowedFd<'_>, mode: Mode) -> Result<(), Error> {
     let blocking_socket =
         mode.is_edge() && SockRef::from(&fd).nonblocking().is_ok_and(|yes| !yes) && SockRef::from(&fd).r#type().is_ok();

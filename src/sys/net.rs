@@ -160,6 +160,7 @@ pub fn recv_slice(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// `send(2)`, MSG_NOSIGNAL.
 #[inline]
 pub fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    // RULE(sigpipe-kills-by-default)
     // SAFETY: the kernel reads at most `bytes.len()` bytes of memory that we borrow. There is no address: the last two
     // arguments are NULL and 0.
     let sent = unsafe {

@@ -8,6 +8,8 @@ mod bench;
 mod compare;
 mod connect;
 mod help;
+mod inspect;
+mod lab;
 mod report;
 mod serve;
 mod status;
@@ -22,6 +24,8 @@ use self::bench::BenchArgs;
 use self::compare::CompareArgs;
 use self::connect::ConnectArgs;
 use self::help::{did_you_mean, help};
+use self::inspect::InspectArgs;
+use self::lab::LabArgs;
 use self::report::ReportArgs;
 use self::serve::ServeArgs;
 use self::status::StatusArgs;
@@ -30,6 +34,8 @@ use crate::config;
 pub(crate) use self::bench::Bench;
 pub(crate) use self::compare::{Compare, What};
 pub(crate) use self::connect::Connect;
+pub(crate) use self::inspect::Inspect;
+pub(crate) use self::lab::{Format, Lab};
 pub(crate) use self::report::Report;
 pub(crate) use self::serve::{Accept, Model, Serve, ServiceName, default_listeners};
 pub(crate) use self::status::Status;
@@ -43,6 +49,8 @@ pub(crate) enum Command {
     Bench(Bench),
     Report(Report),
     Compare(Compare),
+    Lab(Lab),
+    Inspect(Inspect),
 }
 
 /// Why there is nothing (more) to run.
@@ -83,6 +91,8 @@ enum SubCommand {
     Bench(BenchArgs),
     Report(ReportArgs),
     Compare(CompareArgs),
+    Lab(LabArgs),
+    Inspect(InspectArgs),
 }
 
 /// Understands the arguments (without the program's name).
@@ -106,6 +116,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, Sto
         Some(SubCommand::Bench(args)) => args.check().map(Command::Bench),
         Some(SubCommand::Report(args)) => args.check().map(Command::Report),
         Some(SubCommand::Compare(args)) => args.check().map(Command::Compare),
+        Some(SubCommand::Lab(args)) => args.check().map(Command::Lab),
+        Some(SubCommand::Inspect(args)) => args.check().map(Command::Inspect),
         None => Err(usage(None, "no command".to_owned())),
     }
 }

@@ -9,6 +9,8 @@ mod cli;
 mod compare;
 mod config;
 mod connect;
+mod inspect;
+mod lab;
 mod models;
 mod say;
 mod serve;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         Ok(Command::Bench(options)) => bench::run(&options),
         Ok(Command::Report(options)) => bench::report(&options),
         Ok(Command::Compare(options)) => compare::run(&options),
+        Ok(Command::Lab(options)) => lab::run(options),
+        Ok(Command::Inspect(options)) => inspect::run(options),
         Err(Stop::Answered(text)) => {
             say::out(&text);
             ExitCode::SUCCESS

@@ -1,0 +1,50 @@
+//! `eagain lab diff`: what differs between the results of two kernels.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::format::json::{self, Document};
+use super::run::Report;
+use crate::say;
+
+pub(crate) fn run(old: &Path, new: &Path) -> Result<ExitCode, String> {
+    let (old, new) = (read(old)?, read(new)?);
+    let (text, same) = compare(&old, &new);
+    say::out(&text);
+    Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read(path: &Path) -> Result<Document, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {}", path.display(), say::reason(&e)))?;
+    json::read(&text).map_err(|why| format!("{}: {why}", path.display()))
+}
+
+fn compare(old: &Document, new: &Document) -> (String, bool) {
+    let by_id = |document: &Document| -> BTreeMap<String, Report> {
+        document.experiments.iter().map(|report| (report.id.clone(), report.clone())).collect()
+    };
+    let (before, after) = (by_id(old), by_id(new));
+    let mut text = format!("{} -> {}\n", old.kernel, new.kernel);
+    let mut same = true;
+    let ids = before.keys().chain(after.keys().filter(|id| !before.contains_key(*id)));
+    for id in ids {
+        let verdicts = [before.get(id), after.get(id)].map(|report| report.map_or("not there", |r| r.verdict.name()));
+        if verdicts[0] == verdicts[1] {
+            continue;
+        }
+        same = false;
+        let _ = writeln!(text, "{id}: {} -> {}", verdicts[0], verdicts[1]);
+        for (sign, report) in [('-', before.get(id)), ('+', after.get(id))] {
+            let why = report.map_or("", |report| report.verdict.reason());
+            if !why.is_empty() {
+                let _ = writeln!(text, "  {sign} {why}");
+            }
+        }
+    }
+    if same {
+        let _ = writeln!(text, "no difference in {} experiments", after.len());
+    }
+    (text, same)
+}

@@ -1,0 +1,32 @@
+//! JSON, for another program, or for `eagain lab diff`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::lab::kernel;
+use crate::lab::run::Report;
+
+/// Grows when a reader of the old form would misunderstand the new one.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Document {
+    schema: u32,
+    pub(crate) kernel: String,
+    pub(crate) experiments: Vec<Report>,
+}
+
+/// One object, an experiment a line.
+pub(crate) fn write(reports: &[Report]) -> String {
+    let lines: Vec<String> = reports.iter().filter_map(|report| serde_json::to_string(report).ok()).collect();
+    let kernel = serde_json::Value::from(kernel::release());
+    format!("{{\"schema\":{SCHEMA},\"kernel\":{kernel},\"experiments\":[\n{}\n]}}\n", lines.join(",\n"))
+}
+
+/// What [`write`] wrote, here or elsewhere.
+pub(crate) fn read(text: &str) -> Result<Document, String> {
+    let document: Document = serde_json::from_str(text).map_err(|error| format!("no results of the lab: {error}"))?;
+    if document.schema != SCHEMA {
+        return Err(format!("schema {}, and this program knows {SCHEMA}", document.schema));
+    }
+    Ok(document)
+}

@@ -1,0 +1,167 @@
+//! Threads and processes on the stage.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use eagain::sys::raw;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, gettid};
+
+use super::answer::Answer;
+use super::{QUIET_MS, SOON, Stage};
+use crate::lab::verdict::{Outcome, Stop};
+
+/// A thread, by the name that it has on the timeline.
+pub(crate) struct Thread<T> {
+    name: String,
+    tid: Pid,
+    stage: Stage,
+    result: Receiver<T>,
+    handle: JoinHandle<()>,
+}
+
+impl Stage {
+    /// A thread of its own for `work`.
+    pub(crate) fn thread<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Outcome<Thread<T>> {
+        let (tell_tid, tid) = sync_channel(1);
+        let (tell, result) = sync_channel(1);
+        let thread = move || {
+            let _ = tell_tid.send(gettid());
+            let _ = tell.send(work());
+        };
+        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(thread)?;
+        let tid = tid.recv().map_err(|_| Stop::Untested("a thread has died".to_owned()))?;
+        Ok(Thread { name: name.to_owned(), tid, stage: self.clone(), result, handle })
+    }
+
+    /// What threads that wait return: those that are woken, and then, when no other has come back for a while, the
+    /// rest, by a signal that interrupts their waits. A timeout would have to be long on a busy machine, and would be
+    /// waited for.
+    pub(crate) fn gather<T>(&self, threads: Vec<Thread<T>>) -> Outcome<Vec<T>> {
+        raw::count_signals(libc::SIGUSR1, true).map_err(Errno::from_raw)?;
+        let finished = || threads.iter().filter(|thread| thread.is_finished()).count();
+        let (mut before, mut since) = (finished(), Instant::now());
+        while before < threads.len() && since.elapsed().as_millis() < QUIET_MS as u128 {
+            std::thread::sleep(Duration::from_millis(1));
+            let now = finished();
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+        }
+        for thread in threads.iter().filter(|thread| !thread.is_finished()) {
+            thread.signal(Signal::SIGUSR1)?;
+        }
+        threads.into_iter().map(Thread::join).collect()
+    }
+
+    /// A second process, made by `fork`, for `work`; what that does is on the timeline as well.
+    pub(crate) fn fork(&self, work: impl FnOnce(&Self) -> Outcome + Send) -> Outcome<Process> {
+        let child = || {
+            self.shared.timeline.is_a_child_now();
+            // Its name on the timeline is that of its thread, which is the only one.
+            let stage = self.clone();
+            let outcome = std::thread::scope(|scope| {
+                let named = std::thread::Builder::new().name("child".to_owned());
+                named.spawn_scoped(scope, || work(&stage)).map(std::thread::ScopedJoinHandle::join)
+            });
+            match outcome {
+                Ok(Ok(Ok(()))) => 0,
+                _ => 1,
+            }
+        };
+        let (pid, seen) =
+            self.call("fork", "fork()".to_owned(), || raw::fork(child).map_err(Errno::from_raw), |_| "child".into());
+        seen.ok()?;
+        let pid = pid.ok_or_else(|| Stop::Untested("no child".to_owned()))?;
+        Ok(Process { stage: self.clone(), pid: Pid::from_raw(pid) })
+    }
+}
+
+impl<T> Thread<T> {
+    /// Waits until the thread sleeps in a system call: not in the lock of the timeline, nor on its way.
+    pub(crate) fn asleep(&self) -> Outcome {
+        if self.stage.until(|| sleeps(self.tid)) {
+            return Ok(());
+        }
+        Err(Stop::Untested(format!("thread {} did not come to sleep", self.name)))
+    }
+
+    /// What it returned, for which it may take a few seconds.
+    pub(crate) fn join(self) -> Outcome<T> {
+        match self.result.recv_timeout(SOON * 3) {
+            Ok(value) => {
+                let _ = self.handle.join();
+                Ok(value)
+            }
+            Err(_) => Err(Stop::Broken(format!("thread {} does not end", self.name))),
+        }
+    }
+
+    /// Whether it has not returned after so many milliseconds.
+    pub(crate) fn still_runs_after(&self, milliseconds: u64) -> bool {
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        !self.handle.is_finished()
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// Sends the signal to this thread.
+    pub(crate) fn signal(&self, signal: Signal) -> Outcome {
+        use std::os::unix::thread::JoinHandleExt as _;
+        let text = format!("pthread_kill({}, {signal})", self.name);
+        let work = || nix::sys::pthread::pthread_kill(self.handle.as_pthread_t() as _, signal);
+        self.stage.call("kill", text, work, |()| Answer::Done).1.ok()?;
+        Ok(())
+    }
+}
+
+/// Whether the thread sleeps in a system call that is not a lock's.
+fn sleeps(tid: Pid) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")) else {
+        // A kernel without this file: the state is less exact, so it must be seen twice.
+        let state = || std::fs::read_to_string(format!("/proc/self/task/{tid}/stat"));
+        let asleep = |text: String| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'));
+        let first = state().is_ok_and(asleep);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        return first && state().is_ok_and(asleep);
+    };
+    let number = text.split(' ').next().and_then(|word| word.parse::<i64>().ok());
+    number.is_some_and(|number| number >= 0 && number != libc::SYS_futex)
+}
+
+/// A child.
+pub(crate) struct Process {
+    stage: Stage,
+    pub(crate) pid: Pid,
+}
+
+impl Process {
+    /// Waits for its end; it must have come to it as it should.
+    pub(crate) fn join(&self) -> Outcome {
+        match self.status()? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            other => Err(Stop::Broken(format!("the child did not do its part: {other:?}"))),
+        }
+    }
+
+    /// Waits for its end.
+    pub(crate) fn status(&self) -> Outcome<WaitStatus> {
+        let name = |status: &WaitStatus| match status {
+            WaitStatus::Exited(_, code) => format!("exit code {code}").into(),
+            WaitStatus::Signaled(_, signal, _) => signal.as_str().into(),
+            other => Answer::Text(format!("{other:?}")),
+        };
+        let (status, seen) = self.stage.call("waitpid", "waitpid(child)".to_owned(), || waitpid(self.pid, None), name);
+        seen.ok()?;
+        status.ok_or_else(|| Stop::Untested("no child".to_owned()))
+    }
+}
