@@ -10,6 +10,7 @@ const OBEDIENT: &[(&str, &str)] = &[
     ("src/bin/eagain/bench/dial.rs", include_str!("../bench/dial.rs")),
     ("src/bin/eagain/connect.rs", include_str!("../connect.rs")),
     ("src/bin/eagain/connect/dial.rs", include_str!("../connect/dial.rs")),
+    ("src/completion/operation.rs", include_str!("../../../completion/operation.rs")),
     ("src/connection.rs", include_str!("../../../connection.rs")),
     ("src/edge.rs", include_str!("../../../edge.rs")),
     ("src/exchange.rs", include_str!("../../../exchange.rs")),
