@@ -6,6 +6,9 @@
 #[path = "../../../src/bin/eagain"]
 mod program {
     pub(crate) mod address;
+    /// What the options of `bench` are turned into.
+    #[path = "bench/plan.rs"]
+    pub(crate) mod bench;
     pub(crate) mod cli;
     pub(crate) mod config;
     pub(crate) mod say;
@@ -18,7 +21,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use program::cli::{Command, Serve, Stop};
 // The program's modules name each other so.
-use program::{address, cli, config, say};
+use program::{address, bench, cli, config, say};
 use toml::Value;
 
 /// A file in memory: on a disk each try would take a millisecond, and something would stay behind.
