@@ -42,7 +42,7 @@ eagain compare wakers --json wakers.json",
   models  the ways to wait of eagain serve; what is meant if it is left out
   tables  how connections are found: slab, HashMap, BTreeMap
   wakers  how a thread that sleeps is woken: eventfd, pipe, socketpair, TCP
-The models take under two minutes with --quick, else about twenty; --out and
+The models take under two minutes with --quick, else much longer; --out and
 --idle are theirs. They write compare.md, compare.json and plots.",
     help_triggers("-h", "--help", "help")
 )]
