@@ -21,7 +21,6 @@ mod report;
 mod run;
 mod schedule;
 mod statistics;
-mod svg;
 mod table;
 mod warnings;
 mod wire;
@@ -38,10 +37,10 @@ pub(crate) use self::embedded::Embedded;
 pub(crate) use self::environment::Environment;
 pub(crate) use self::outcome::Outcome;
 pub(crate) use self::plan::{Pace, Plan, Service, Stop};
-
 pub(crate) use self::report::report;
 pub(crate) use self::run::{Run, measure};
 pub(crate) use self::statistics::Spread;
+pub(crate) use self::table::count;
 
 use self::progress::Meter;
 use crate::cli;

@@ -3,7 +3,6 @@
 mod calls;
 mod findings;
 mod models;
-mod plot;
 mod report;
 mod tables;
 mod wakers;

@@ -5,6 +5,7 @@
 
 mod address;
 mod bench;
+mod chart;
 mod cli;
 mod compare;
 mod config;

@@ -4,8 +4,8 @@ use hdrhistogram::Histogram;
 
 use super::outcome::Outcome;
 use super::plan::Pace;
-use super::svg::{Axis, Chart, Scale, Series, page};
 use super::table::{bytes, count, kind, time};
+use crate::chart::{Axis, Chart, Scale, Series, page};
 
 pub(super) fn show(outcomes: &[Outcome]) -> String {
     let answers = outcomes.iter().any(|outcome| outcome.plan.service.answers());
@@ -32,8 +32,12 @@ fn by_percentile(outcomes: &[Outcome]) -> Chart {
             Some(Pace::Open { .. }) => "Latency by percentile".to_owned(),
             _ => "Service time by percentile".to_owned(),
         },
-        x: Axis { label: "percentile".to_owned(), scale: Scale::Nines, form: percent },
-        y: Axis { label: String::new(), scale: Scale::Logarithmic, form: |ns| time(ns).replace(".0 ", " ") },
+        x: Axis { label: "percentile".to_owned(), scale: Scale::Nines, form: Box::new(percent) },
+        y: Axis {
+            label: "on a logarithmic scale".to_owned(),
+            scale: Scale::Logarithmic,
+            form: Box::new(|ns| time(ns).replace(".0 ", " ")),
+        },
         series,
     }
 }
@@ -75,8 +79,8 @@ fn over_time(outcomes: &[Outcome], answers: bool) -> Chart {
     };
     Chart {
         title: title.to_owned(),
-        x: Axis { label: "seconds".to_owned(), scale: Scale::Linear, form: count },
-        y: Axis { label: String::new(), scale: Scale::Linear, form },
+        x: Axis { label: "seconds".to_owned(), scale: Scale::Linear, form: Box::new(count) },
+        y: Axis { label: "of all connections together".to_owned(), scale: Scale::Linear, form: Box::new(form) },
         series: series.collect(),
     }
 }

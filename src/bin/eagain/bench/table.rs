@@ -330,7 +330,7 @@ pub(super) fn time(nanoseconds: f64) -> String {
 }
 
 /// A whole number, its thousands set apart; small ones with a digit of their fraction.
-pub(super) fn count(number: f64) -> String {
+pub(crate) fn count(number: f64) -> String {
     if number < 100.0 && number.fract() != 0.0 {
         return format!("{number:.1}");
     }

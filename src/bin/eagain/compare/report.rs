@@ -6,8 +6,8 @@ use std::path::Path;
 use super::Failure;
 use super::findings::{CPU, Pair, THROUGHPUT};
 use super::models::{Cell, Comparison, MODELS};
-use super::plot::{Chart, Line};
-use crate::bench::Spread;
+use crate::bench::{Spread, count};
+use crate::chart::{self, Axis, Chart, Scale, Series};
 use crate::say;
 
 /// One kind of figure: a table and a plot.
@@ -76,23 +76,25 @@ impl Figure {
     }
 
     fn chart(&self, comparison: &Comparison, size: usize, connections: usize) -> String {
-        let line = |model: &str| Line {
-            name: model.to_owned(),
-            values: comparison
-                .grid
-                .idle
-                .iter()
-                .map(|&idle| Some((self.of)(comparison.cell(model, idle, size, connections)?).median * self.scale))
-                .collect(),
+        let series = |model: &str| {
+            let value = |idle| Some((self.of)(comparison.cell(model, idle, size, connections)?).median * self.scale);
+            let places = comparison.grid.idle.iter().enumerate();
+            let points = places.filter_map(|(place, &idle)| Some((place as f64, value(idle)?)));
+            Series { name: model.to_owned(), points: points.collect() }
         };
-        Chart {
-            title: self.title,
-            subtitle: &format!("{}; {} active connections, messages of {size} bytes", self.unit, connections),
-            below: "idle connections besides",
-            places: comparison.grid.idle.iter().map(|&idle| thousands(idle)).collect(),
-            lines: MODELS.iter().map(|model| line(model.name)).collect(),
-        }
-        .svg()
+        let names: Vec<String> = comparison.grid.idle.iter().map(|&idle| thousands(idle)).collect();
+        let x = Axis {
+            label: "idle connections besides".to_owned(),
+            scale: Scale::Names,
+            form: Box::new(move |place| names.get(place as usize).cloned().unwrap_or_default()),
+        };
+        let y = Axis {
+            label: format!("{}; {connections} active connections, messages of {size} bytes", self.unit),
+            scale: Scale::Logarithmic,
+            form: Box::new(count),
+        };
+        let series = MODELS.iter().map(|model| series(model.name)).collect();
+        chart::page(self.title, &[Chart { title: self.title.to_owned(), x, y, series }])
     }
 }
 
@@ -304,10 +306,7 @@ fn value(number: f64) -> String {
 }
 
 fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
-    groups.join(",")
+    count(number as f64)
 }
 
 #[cfg(test)]
