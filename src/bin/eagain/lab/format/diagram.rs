@@ -20,12 +20,9 @@ pub(super) fn draw(steps: &[Step]) -> String {
     if cells.is_empty() {
         return String::new();
     }
-    let mut lanes: Vec<&str> = Vec::new();
-    for cell in &cells {
-        if !lanes.contains(&cell.step.who.as_str()) {
-            lanes.push(&cell.step.who);
-        }
-    }
+    let mut lanes: Vec<&str> = cells.iter().map(|cell| cell.step.who.as_str()).collect();
+    lanes.sort_by_key(|name| (*name != "main", *name));
+    lanes.dedup();
     sequence(&cells, &lanes) + &to_scale(&cells, &lanes)
 }
 
@@ -68,10 +65,19 @@ fn sequence(cells: &[Cell<'_>], lanes: &[&str]) -> String {
     }
     for (column, answers) in harvests {
         let is_empty = answers.iter().all(|answer| *answer == "nothing");
-        let (class, found) = if is_empty { ("queue none", "empty".to_owned()) } else { ("queue", answers.join(" · ")) };
+        let (class, found) = if is_empty { ("queue none", "empty".to_owned()) } else { ("queue", counted(&answers)) };
         let _ = writeln!(text, "<div class=\"{class}\" style=\"grid-area:2/{column}\">{}</div>", escaped(&found));
     }
     text + "</div>\n"
+}
+
+/// `IN reader ×2 · OUT ours`.
+fn counted(answers: &[&str]) -> String {
+    let of_each = answers.chunk_by(|a, b| a == b).map(|equal| match equal.len() {
+        1 => equal[0].to_owned(),
+        count => format!("{} ×{count}", equal[0]),
+    });
+    of_each.collect::<Vec<_>>().join(" · ")
 }
 
 fn is_wait(step: &Step) -> bool {
@@ -192,13 +198,8 @@ mod tests {
 
     #[test]
     fn equal_looks_in_a_row_are_one_cell() {
-        let step = |call: &str, at_us| Step {
-            call: call.into(),
-            at_us,
-            took_us: Some(1),
-            met: true,
-            ..Step::default()
-        };
+        let step =
+            |call: &str, at_us| Step { call: call.into(), at_us, took_us: Some(1), met: true, ..Step::default() };
         let steps = [step("a", 0), step("b", 2), step("b", 4), step("b", 6), step("a", 8)];
         let cells = cells(&steps);
         assert_eq!(cells.iter().map(|cell| cell.times).collect::<Vec<_>>(), [1, 3, 1]);

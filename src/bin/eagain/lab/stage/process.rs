@@ -129,9 +129,8 @@ impl<T> Thread<T> {
 /// there: in a lock of the kernel's, which is no interruptible sleep, and in what [`is_a_wait`] excludes.
 fn sleeps(tid: Pid) -> bool {
     let file = |name| std::fs::read_to_string(format!("/proc/self/task/{tid}/{name}"));
-    let is_interruptible = || {
-        file("stat").is_ok_and(|text| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')))
-    };
+    let is_interruptible =
+        || file("stat").is_ok_and(|text| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')));
     let Ok(call) = file("syscall") else {
         // A kernel without this file: the state is less exact, so it must be seen twice.
         let first = is_interruptible();
