@@ -5,6 +5,8 @@ mod common;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -87,6 +89,20 @@ fn a_oneshot_registration_that_has_fired_is_told_from_one_that_waits() {
     writer.write_all(b"x").unwrap();
     assert_eq!(epoll.wait(&mut Events::with_capacity(1), Timeout::After(common::DEADLINE)), Ok(1));
     assert!(of_this_process(&epoll)[0].ends_with(" pipe LT ONESHOT (fired) 0x0"));
+}
+
+/// A name that anybody may choose must not command the terminal of who looks.
+#[test]
+fn a_name_with_control_characters_is_escaped() {
+    let name = format!("\u{1b}[31m-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    let epoll = Epoll::new().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    epoll.add(&listener, 0, Interest::READ, Mode::LEVEL).unwrap();
+    let shown = name.replace('\u{1b}', "\\u{1b}");
+    let expected = format!("{} unix stream @{shown} listening LT IN 0x0", listener.as_raw_fd());
+    assert_eq!(of_this_process(&epoll), [expected]);
 }
 
 #[test]
