@@ -31,11 +31,20 @@ fn cells(steps: &[Step]) -> Vec<Cell<'_>> {
     for step in steps {
         let end_us = step.took_us.map(|took| step.at_us + took);
         match cells.last_mut() {
-            Some(last) if are_alike(last.step, step) => (last.times, last.end_us) = (last.times + 1, end_us),
+            Some(last) if are_alike(last.step, step) && !others_returned(steps, last.step.at_us, end_us, &step.who) => {
+                (last.times, last.end_us) = (last.times + 1, end_us);
+            }
             _ => cells.push(Cell { step, times: 1, end_us }),
         }
     }
     cells
+}
+
+/// Whether a call returned between two, so that it would stand at the wrong place if these were one.
+fn others_returned(steps: &[Step], from_us: u64, to_us: Option<u64>, who: &str) -> bool {
+    let others = steps.iter().filter(|step| step.who != who);
+    let mut ends = others.filter_map(|step| Some(step.at_us + step.took_us?));
+    ends.any(|end| from_us < end && to_us.is_none_or(|to| end < to))
 }
 
 fn are_alike(a: &Step, b: &Step) -> bool {
@@ -104,8 +113,7 @@ fn call(cell: &Cell<'_>, row: usize, first: usize, last: usize) -> String {
     let mut text = format!(
         "<div class=\"call {kind}{lasts}\" style=\"grid-area:{row}/{first}/auto/{end}\"><code>{words}</code>",
         end = last + 1,
-        // It may be broken behind the name of the call.
-        words = escaped(words).replace('(', "(<wbr>"),
+        words = breakable(words),
     );
     let answer = match cell.end_us {
         None => "never returned".to_owned(),
@@ -124,6 +132,12 @@ fn call(cell: &Cell<'_>, row: usize, first: usize, last: usize) -> String {
         let _ = write!(text, "<em>expected {}</em>", escaped(expected));
     }
     text + "</div>\n"
+}
+
+/// A call may be broken behind its name, and not between a number and its unit.
+fn breakable(words: &str) -> String {
+    let text = escaped(words).replace('(', "(<wbr>");
+    [" ms", " B", " kB", " MB"].iter().fold(text, |text, unit| text.replace(unit, &unit.replace(' ', "&nbsp;")))
 }
 
 /// The whole width is the whole time: here one sees what lasts.
@@ -192,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_scale_has_a_few_round_marks() {
-        assert_eq!((round_step(50_551), round_step(4_000_000), round_step(7)), (20_000, 1_000_000, 2));
+        assert_eq!((round_step(50_551), round_step(4_000_000), round_step(7)), (10_000, 1_000_000, 2));
         assert_eq!([0, 500, 20_000, 3_000_000].map(round_time), ["0", "500 µs", "20 ms", "3 s"]);
     }
 
@@ -200,9 +214,12 @@ mod tests {
     fn equal_looks_in_a_row_are_one_cell() {
         let step =
             |call: &str, at_us| Step { call: call.into(), at_us, took_us: Some(1), met: true, ..Step::default() };
-        let steps = [step("a", 0), step("b", 2), step("b", 4), step("b", 6), step("a", 8)];
+        let mut steps = vec![step("a", 0), step("b", 2), step("b", 4), step("b", 6), step("a", 8)];
         let cells = cells(&steps);
         assert_eq!(cells.iter().map(|cell| cell.times).collect::<Vec<_>>(), [1, 3, 1]);
         assert_eq!(cells[1].end_us, Some(7));
+        // A call of another thread that returns between them comes in between.
+        steps.insert(0, Step { who: "A".into(), took_us: Some(6), ..step("wait", 0) });
+        assert_eq!(super::cells(&steps).iter().map(|cell| cell.times).collect::<Vec<_>>(), [1, 1, 2, 1, 1]);
     }
 }
