@@ -179,7 +179,7 @@ impl Browser {
 
     /// It has asked nothing of the network, and the console is empty.
     #[track_caller]
-    fn is_content(mut self) {
+    fn asked_and_said_nothing(mut self) {
         self.eval("1");
         for event in std::mem::take(&mut self.events) {
             let method = event["method"].as_str().unwrap_or("");
@@ -251,7 +251,7 @@ fn rules_are_chosen_by_group_verdict_and_words() {
     }
     let found = browser.shown();
     assert!(!found.is_empty() && found.len() < nesting.len() + 5 && found.iter().any(|id| id.contains("nested")));
-    browser.is_content();
+    browser.asked_and_said_nothing();
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn the_keyboard_reaches_everything() {
     browser.click("button");
     assert_eq!(browser.eval("document.querySelectorAll('details:not([hidden]):not([open])').length"), 0);
     assert_eq!(browser.eval("document.querySelector('button').textContent"), "Close all");
-    browser.is_content();
+    browser.asked_and_said_nothing();
 }
 
 /// The contrast of each text with what is behind it, the worst first, as WCAG 2 computes it.
@@ -328,7 +328,7 @@ fn it_is_light_or_dark_as_the_reader_likes_and_every_text_can_be_read() {
         let worst = contrasts[0][1].as_f64().expect("a number");
         assert!(worst >= 4.5, "{scheme}: {contrasts}");
         browser.picture(&format!("{scheme}-spoilt"));
-        browser.is_content();
+        browser.asked_and_said_nothing();
     }
     assert_eq!(grounds, ["rgb(255, 255, 255)", "rgb(13, 17, 23)"]);
 }
@@ -364,6 +364,6 @@ fn nothing_is_cut_off_and_nothing_overlaps_on_a_wide_or_a_narrow_screen() {
             browser.until(&format!("document.getElementById({id:?}).contains(document.activeElement)"));
             browser.picture(&format!("{name}-{id}"));
         }
-        browser.is_content();
+        browser.asked_and_said_nothing();
     }
 }

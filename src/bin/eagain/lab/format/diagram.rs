@@ -187,8 +187,8 @@ fn round_step(end_us: u64) -> u64 {
 fn round_time(us: u64) -> String {
     match us {
         0 => "0".to_owned(),
-        _ if us % 1_000_000 == 0 => format!("{} s", us / 1_000_000),
-        _ if us % 1_000 == 0 => format!("{} ms", us / 1_000),
+        _ if us.is_multiple_of(1_000_000) => format!("{} s", us / 1_000_000),
+        _ if us.is_multiple_of(1_000) => format!("{} ms", us / 1_000),
         _ => format!("{us} µs"),
     }
 }

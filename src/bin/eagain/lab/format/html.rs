@@ -13,10 +13,10 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 /// The browser itself sees to it that the page asks for nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
-const INTRODUCTION: &str = "What is said about epoll, tried on this kernel by <code>eagain lab</code>. An open rule shows \
-                            what happened, from left to right: the calls of each thread, and above them what each wait \
-                            found in the kernel's queue. An edge of green is an answer as expected, one of red is not. \
-                            The bars below are the same calls to scale.";
+const INTRODUCTION: &str = "What is said about epoll, tried on this kernel by <code>eagain lab</code>. An open rule \
+                            shows what happened, from left to right: the calls of each thread, and above them what \
+                            each wait found in the kernel's queue. An edge of green is an answer as expected, one of \
+                            red is not. The bars below are the same calls to scale.";
 const VERDICTS: [&str; 3] = ["holds", "does-not-hold", "not-tested"];
 
 pub(crate) fn write(chosen: &Chosen, reports: &[Report]) -> String {

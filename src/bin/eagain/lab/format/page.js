@@ -42,7 +42,8 @@ function open() {
 /** What went wrong in a timeline is what one has come to see. */
 function showWrong(card) {
   const wrong = card.open && card.querySelector(".wrong");
-  if (wrong) wrong.parentElement.scrollLeft = wrong.offsetLeft + wrong.offsetWidth - wrong.parentElement.clientWidth + 40;
+  const line = wrong?.parentElement;
+  if (line) line.scrollLeft = wrong.offsetLeft + wrong.offsetWidth - line.clientWidth + 40;
 }
 
 form.addEventListener("input", filter);
