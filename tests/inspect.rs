@@ -5,13 +5,18 @@ mod common;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{ANY, Server, program};
 use eagain::sys::epoll::{Epoll, Events, Interest, Mode, Timeout};
 use nix::sys::eventfd::EventFd;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 fn inspect(words: &[&str]) -> Output {
     Command::new(program()).arg("inspect").args(words).stdin(Stdio::null()).output().expect("the program starts")
@@ -87,6 +92,40 @@ fn a_oneshot_registration_that_has_fired_is_told_from_one_that_waits() {
     writer.write_all(b"x").unwrap();
     assert_eq!(epoll.wait(&mut Events::with_capacity(1), Timeout::After(common::DEADLINE)), Ok(1));
     assert!(of_this_process(&epoll)[0].ends_with(" pipe LT ONESHOT (fired) 0x0"));
+}
+
+#[test]
+fn files_of_the_kernel_are_told_with_what_they_are_about() {
+    let epoll = Epoll::new().unwrap();
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGUSR2);
+    signals.add(Signal::SIGWINCH);
+    let signalfd = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK).unwrap();
+    let netlink = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, None).unwrap();
+    // Only from its first message on it has an address, and stands in a table.
+    netlink.send(&[0; 16]).unwrap();
+    epoll.add(&signalfd, 1, Interest::READ, Mode::LEVEL).unwrap();
+    epoll.add(&netlink, 2, Interest::READ, Mode::LEVEL).unwrap();
+    let lines = of_this_process(&epoll);
+    let expected = [
+        format!("{} signalfd of SIGUSR2, SIGWINCH LT IN 0x1", signalfd.as_fd().as_raw_fd()),
+        format!("{} netlink route LT IN 0x2", netlink.as_raw_fd()),
+    ];
+    assert_eq!(lines, expected);
+}
+
+/// A name that anybody may choose must not command the terminal of who looks.
+#[test]
+fn a_name_with_control_characters_is_escaped() {
+    let name = format!("\u{1b}[31m-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    let epoll = Epoll::new().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    epoll.add(&listener, 0, Interest::READ, Mode::LEVEL).unwrap();
+    let shown = name.replace('\u{1b}', "\\u{1b}");
+    let expected = format!("{} unix stream @{shown} listening LT IN 0x0", listener.as_raw_fd());
+    assert_eq!(of_this_process(&epoll), [expected]);
 }
 
 #[test]

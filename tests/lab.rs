@@ -242,6 +242,47 @@ fn diff_tells_which_verdicts_differ() {
     fs::remove_file(bad).expect("it is ours");
 }
 
+/// The ids may come from anywhere, and so may the file.
+#[test]
+fn diff_is_not_fooled_by_a_strange_file() {
+    let (strange, good) = (scratch("strange.json"), scratch("plain.json"));
+    let [strange_path, good_path] = [&strange, &good].map(|path| path.to_str().expect("UTF-8"));
+    answer(&["run", "et-reports-once", "--format", "json", "--output", good_path]);
+    let report = r#"{"id":"\u001b[31ma\nb","group":"g","verdict":"holds","took_us":1,"timeline":[]}"#;
+    let document = |reports: &str| format!(r#"{{"schema":1,"kernel":"\u0007","experiments":[{reports}]}}"#);
+    fs::write(&strange, document(report)).expect("it is ours");
+    let told = text(&lab(&["diff", strange_path, good_path]).stdout);
+    assert_eq!(told.lines().count(), 3, "{told}");
+    assert!(told.lines().all(|line| !line.contains(char::is_control)), "{told:?}");
+
+    fs::write(&strange, document(&format!("{report},{report}"))).expect("it is ours");
+    for (path, said) in [(strange_path, "is in it twice"), ("/dev/zero", "it is longer than 64 MiB")] {
+        let output = lab(&["diff", path, good_path]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
+    }
+    fs::remove_file(strange).expect("it is ours");
+    fs::remove_file(good).expect("it is ours");
+}
+
+#[test]
+fn results_that_cannot_be_written_are_an_error_and_a_reader_who_has_gone_is_none() {
+    for words in [&["lab", "run", "et-reports-once", "--format", "json"][..], &["lab"], &["lab", "explain", "trigger"]]
+    {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device of every Linux");
+        let output =
+            Command::new(program()).args(words).stdout(full).stderr(Stdio::piped()).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert!(text(&output.stderr).contains("stdout: no space left on device"), "{}", text(&output.stderr));
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(program()).args(words).stdout(writer).stderr(Stdio::piped()).output();
+        let output = output.expect("it starts");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{words:?}");
+    }
+}
+
 // ---- explaining ---------------------------------------------------------------------------------------------------
 
 #[test]
@@ -300,6 +341,19 @@ fn the_quiz_asks_and_answers_where_nobody_is_there_to_guess() {
     assert!(told.contains("= ?\n\n  It answered: nothing\n"), "{told}");
 }
 
+/// A question that was not answered does not count.
+#[test]
+fn the_quiz_ends_when_the_terminal_does() {
+    let script = format!("{} lab quiz et-reports-once", program());
+    let terminal = Command::new("script").args(["-qec", &script, "/dev/null"]).stdin(Stdio::null()).output();
+    let Ok(output) = terminal else {
+        println!("not tested: the quiz on a terminal, for want of script");
+        return;
+    };
+    let told = text(&output.stdout);
+    assert!(told.ends_with("\r\n0 of 0 right. 'eagain lab explain ID' tells more.\r\n"), "{told:?}");
+}
+
 // ---- the command line ---------------------------------------------------------------------------------------------
 
 #[test]
@@ -311,7 +365,11 @@ fn wrong_words_are_refused_in_one_line() {
         (&["diff", "a"], 2, "diff takes two files"),
         (&["explain", "all", "--mutated"], 2, "--mutated goes with 'eagain lab run' only"),
         (&["run", "all", "--format", "xml"], 2, "expected text, tap"),
-        (&["run", "no-such-rule"], 1, "no experiment and no group is called 'no-such-rule'"),
+        (&["run", "no-such-rule"], 1, "no experiment and no group is called 'no-such-rule'; 'eagain lab' lists them"),
+        (&["run", "et-reprots-once"], 1, "did you mean et-reports-once?"),
+        (&["explain", "wakeup"], 1, "did you mean wakeups?"),
+        (&["gallery", "emfile-spn"], 1, "did you mean emfile-spin?"),
+        (&["run", "all", "--output", "/nonexistent/results"], 1, "/nonexistent/results: no such file"),
         (&["diff", "/nonexistent/a", "b"], 1, "no such file"),
     ];
     for (words, code, said) in cases {

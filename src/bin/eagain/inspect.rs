@@ -49,15 +49,18 @@ struct Picture {
 }
 
 pub(crate) fn run(options: cli::Inspect) -> ExitCode {
-    match look(options.pid) {
+    let told = match look(options.pid) {
         Ok(picture) => {
             let text = match options.json {
                 true => serde_json::to_string(&picture).unwrap_or_default() + "\n",
                 false => draw(&picture),
             };
-            say::out(&text);
-            ExitCode::SUCCESS
+            say::deliver(&text)
         }
+        Err(why) => Err(why),
+    };
+    match told {
+        Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say::error(why);
             ExitCode::FAILURE
@@ -111,7 +114,8 @@ fn entry(files: &Files, registration: &Registration, tokens: bool) -> Entry {
 fn draw(picture: &Picture) -> String {
     let plural = if picture.epolls.len() == 1 { "" } else { "s" };
     let count = picture.epolls.len();
-    let mut text = format!("process {} ({}): {count} epoll{plural}\n", picture.pid, picture.name);
+    let name = say::one_line(&picture.name);
+    let mut text = format!("process {} ({name}): {count} epoll{plural}\n", picture.pid);
     let is_inner = |fd: i32| picture.epolls.iter().flat_map(|epoll| &epoll.registrations).any(|entry| entry.fd == fd);
     let mut drawn = BTreeSet::new();
     for epoll in picture.epolls.iter().filter(|epoll| !is_inner(epoll.fd)) {
@@ -133,9 +137,11 @@ fn branch(picture: &Picture, epoll: &Epoll, depth: usize, drawn: &mut BTreeSet<i
     let also: String = epoll.also.iter().map(|fd| format!(" = {fd}")).collect();
     let _ = writeln!(text, "\n{:margin$}epoll {}{also}: {} registered", "", epoll.fd, epoll.registrations.len());
     let width = |cell: fn(&Entry) -> usize| epoll.registrations.iter().map(cell).max().unwrap_or(0);
-    let (what, events) = (width(|entry| entry.what.chars().count()), width(|entry| entry.events.len()));
+    // A path may have any characters, and must not command the terminal.
+    let (what, events) = (width(|entry| say::one_line(&entry.what).chars().count()), width(|entry| entry.events.len()));
     for entry in &epoll.registrations {
-        let Entry { fd, what: name, mode, events: mask, data, .. } = entry;
+        let Entry { fd, mode, events: mask, data, .. } = entry;
+        let name = say::one_line(&entry.what);
         let _ = writeln!(text, "{:margin$}  {fd:>5}  {name:what$}  {mode}  {mask:events$}  {data}", "");
         let inner = picture.epolls.iter().find(|inner| inner.fd == *fd);
         if let Some(inner) = inner.filter(|inner| !entry.ghost && !drawn.contains(&inner.fd)) {

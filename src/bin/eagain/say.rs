@@ -22,6 +22,16 @@ pub(crate) fn out(text: &str) {
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
+/// The same for what was asked for, and must not be taken for whole if it is not: a full disk is an error. A reader
+/// who has gone (`| head`) has had enough.
+pub(crate) fn deliver(text: &str) -> Result<(), String> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("stdout: {}", reason(&error))),
+        _ => Ok(()),
+    }
+}
+
 /// How much a line matters, as syslog(3) and the journal number it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {

@@ -3,16 +3,16 @@
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality, PositionalInfo};
 
 /// `; did you mean X?` for the nearest name, if one is near: the word is its beginning, or at most two letters differ.
-pub(super) fn did_you_mean<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> String {
+pub(crate) fn did_you_mean<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> String {
     let distance = |name: &str| match word.len() > 2 && name.starts_with(word) {
         true => 0,
         false => letters_apart(word, name),
     };
     names
-        .map(|name| (distance(name), name))
+        .map(|name| (distance(name), name.len(), name))
         .min()
-        .filter(|(distance, _)| *distance <= 2)
-        .map_or(String::new(), |(_, name)| format!("; did you mean {name}?"))
+        .filter(|(distance, ..)| *distance <= 2)
+        .map_or(String::new(), |(.., name)| format!("; did you mean {name}?"))
 }
 
 /// Levenshtein's distance: letters to insert, delete or replace.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 
+use nix::sys::signal::Signal;
+
 use super::fdinfo::Registration;
 use super::sockets::Sockets;
 use crate::say;
@@ -64,10 +66,20 @@ impl Files {
             Some("eventpoll") => "epoll".to_owned(),
             Some("eventfd") => format!("eventfd{}", self.detail(fd, "eventfd-count:", " of ")),
             Some("timerfd") => format!("timerfd{}", self.detail(fd, "it_value:", " due in (s, ns) ")),
-            Some("signalfd") => "signalfd".to_owned(),
+            Some("signalfd") => format!("signalfd{}", self.signals(fd)),
+            Some("pidfd") => format!("pidfd{}", self.detail(fd, "Pid:", " of ")),
             Some(other) => other.to_owned(),
             None => link.clone(),
         }
+    }
+
+    /// The signals of a signalfd: bit 0 of its mask is signal 1.
+    fn signals(&self, fd: i32) -> String {
+        let Ok(mask) = u64::from_str_radix(&self.detail(fd, "sigmask:", ""), 16) else { return String::new() };
+        let numbers = (1..=64).filter(|number| mask >> (number - 1) & 1 == 1);
+        let name = |number| Signal::try_from(number).map_or(format!("signal {number}"), |it| it.as_str().to_owned());
+        let names: Vec<String> = numbers.map(name).collect();
+        if names.is_empty() { String::new() } else { format!(" of {}", names.join(", ")) }
     }
 
     /// What /proc/PID/fdinfo says behind this key.

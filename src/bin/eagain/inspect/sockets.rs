@@ -28,12 +28,14 @@ impl Sockets {
     pub(super) fn seen_by(pid: u32, wanted: &HashSet<&str>) -> Self {
         let is_wanted = |line: &&str, column| line.split_whitespace().nth(column).is_some_and(|i| wanted.contains(i));
         let mut by_inode = HashMap::new();
-        for protocol in ["tcp", "tcp6", "udp", "udp6"] {
+        for protocol in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6", "icmp", "icmp6"] {
             let table = table(pid, protocol);
             by_inode
                 .extend(table.lines().filter(|line| is_wanted(line, 9)).filter_map(|line| internet(protocol, line)));
         }
         by_inode.extend(table(pid, "unix").lines().filter(|line| is_wanted(line, 6)).filter_map(unix));
+        by_inode.extend(table(pid, "netlink").lines().filter(|line| is_wanted(line, 9)).filter_map(netlink));
+        by_inode.extend(table(pid, "packet").lines().filter(|line| is_wanted(line, 8)).filter_map(packet));
         Self { by_inode }
     }
 
@@ -92,6 +94,28 @@ fn unix(line: &str) -> Option<(String, String)> {
     let listening = if *words.get(3)? == "00010000" { " listening" } else { "" };
     let path = words.get(7).map_or(String::new(), |path| format!(" {path}"));
     Some(((*words.get(6)?).to_owned(), format!("unix {kind}{path}{listening}")))
+}
+
+/// `address protocol port groups … inode`.
+fn netlink(line: &str) -> Option<(String, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    // include/uapi/linux/netlink.h
+    let name = match *words.get(1)? {
+        "0" => "route",
+        "4" => "sock_diag",
+        "9" => "audit",
+        "12" => "netfilter",
+        "15" => "uevent",
+        "16" => "generic",
+        other => other,
+    };
+    Some(((*words.get(9)?).to_owned(), format!("netlink {name}")))
+}
+
+/// `address references type protocol interface … inode`.
+fn packet(line: &str) -> Option<(String, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    Some(((*words.get(8)?).to_owned(), format!("packet, protocol {}", words.get(3)?)))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,21 +14,33 @@ use crate::say;
 pub(crate) fn run(old: &Path, new: &Path) -> Result<ExitCode, String> {
     let (old, new) = (read(old)?, read(new)?);
     let (text, same) = compare(&old, &new);
-    say::out(&text);
+    say::deliver(&text)?;
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn read(path: &Path) -> Result<Document, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {}", path.display(), say::reason(&e)))?;
-    json::read(&text).map_err(|why| format!("{}: {why}", path.display()))
+    let text = read_at_most(path, MOST).map_err(|error| say::reason(&error)).and_then(|text| json::read(&text));
+    text.map_err(|why| format!("{}: {why}", path.display()))
 }
 
+/// Results of everything are a few hundred kilobytes. What is more comes from somewhere else, and may have no end.
+const MOST: u64 = 64 << 20;
+
+fn read_at_most(path: &Path, most: u64) -> io::Result<String> {
+    let mut text = String::new();
+    if File::open(path)?.take(most).read_to_string(&mut text)? as u64 == most {
+        return Err(io::Error::other(format!("it is longer than {} MiB", most >> 20)));
+    }
+    Ok(text)
+}
+
+/// Names and reasons come from a file that anybody may have written.
 fn compare(old: &Document, new: &Document) -> (String, bool) {
     let by_id = |document: &Document| -> BTreeMap<String, Report> {
         document.experiments.iter().map(|report| (report.id.clone(), report.clone())).collect()
     };
     let (before, after) = (by_id(old), by_id(new));
-    let mut text = format!("{} -> {}\n", old.kernel, new.kernel);
+    let mut text = format!("{} -> {}\n", say::one_line(&old.kernel), say::one_line(&new.kernel));
     let mut same = true;
     let ids = before.keys().chain(after.keys().filter(|id| !before.contains_key(*id)));
     for id in ids {
@@ -35,11 +49,11 @@ fn compare(old: &Document, new: &Document) -> (String, bool) {
             continue;
         }
         same = false;
-        let _ = writeln!(text, "{id}: {} -> {}", verdicts[0], verdicts[1]);
+        let _ = writeln!(text, "{}: {} -> {}", say::one_line(id), verdicts[0], verdicts[1]);
         for (sign, report) in [('-', before.get(id)), ('+', after.get(id))] {
             let why = report.map_or("", |report| report.verdict.reason());
             if !why.is_empty() {
-                let _ = writeln!(text, "  {sign} {why}");
+                let _ = writeln!(text, "  {sign} {}", say::one_line(why));
             }
         }
     }

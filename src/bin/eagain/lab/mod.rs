@@ -34,24 +34,20 @@ use self::format::text::{self, Paint};
 use self::format::{html, json, tap};
 use self::run::Report;
 use self::verdict::Verdict;
-use crate::cli::{Format, Lab};
+use crate::cli::{Format, Lab, did_you_mean};
 use crate::say;
 
 type Chosen = Vec<(&'static Group, &'static Experiment)>;
 
 pub(crate) fn run(options: Lab) -> ExitCode {
     let result = match options {
-        Lab::Overview => {
-            say::out(&overview());
-            Ok(ExitCode::SUCCESS)
-        }
+        Lab::Overview => say::deliver(&overview()).map(|()| ExitCode::SUCCESS),
         Lab::Run { names, format, output, mutated } => {
             choose(&names).and_then(|chosen| perform(&chosen, format, output.as_deref(), mutated))
         }
-        Lab::Explain(names) => choose(&names).map(|chosen| {
+        Lab::Explain(names) => choose(&names).and_then(|chosen| {
             let texts: Vec<String> = chosen.into_iter().map(|(group, one)| explain::explain(group, one)).collect();
-            say::out(&texts.join("\n"));
-            ExitCode::SUCCESS
+            say::deliver(&texts.join("\n")).map(|()| ExitCode::SUCCESS)
         }),
         Lab::Quiz(names) => choose(&names).map(quiz::run),
         Lab::Diff(old, new) => diff::run(&old, &new),
@@ -68,14 +64,18 @@ pub(crate) fn run(options: Lab) -> ExitCode {
 
 /// Colours for a terminal whose user has not said otherwise (<https://no-color.org>).
 fn paint() -> Paint {
-    Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+    let said_no = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let knows_none = std::env::var_os("TERM").is_none_or(|value| value == "dumb");
+    Paint(std::io::stdout().is_terminal() && !said_no && !knows_none)
 }
 
 /// Experiments by id or group; `all`, or no name at all, is every one. Each comes once, in the order of the list.
 fn choose(names: &[String]) -> Result<Chosen, String> {
     let known = |name: &str| experiment::all().any(|(group, one)| one.id == name || group.name == name);
     if let Some(unknown) = names.iter().find(|name| *name != "all" && !known(name)) {
-        return Err(format!("no experiment and no group is called '{unknown}'; 'eagain lab' lists them"));
+        let names = rules::ALL.iter().map(|group| group.name).chain(experiment::all().map(|(_, one)| one.id));
+        let hint = did_you_mean(unknown, names);
+        return Err(format!("no experiment and no group is called '{unknown}'{hint}; 'eagain lab' lists them"));
     }
     let wanted = |name: &str| names.iter().any(|chosen| chosen == name || chosen == "all");
     let is_chosen = |(group, one): &(&Group, &Experiment)| names.is_empty() || wanted(group.name) || wanted(one.id);
@@ -107,6 +107,11 @@ const SHOWN_WHOLE: usize = 5;
 
 fn perform(chosen: &Chosen, format: Format, output: Option<&Path>, mutated: bool) -> Result<ExitCode, String> {
     let to_file = output.is_some();
+    if let Some(path) = output {
+        // Before the work, not after it. What is there is kept until there is something better.
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).append(true).open(path).map_err(|error| refusal(path, &error))?;
+    }
     let paint = if to_file { Paint(false) } else { paint() };
     // On a terminal who waits sees how far it is; the results follow in their order.
     let watched = std::io::stderr().is_terminal() && chosen.len() > 1;
@@ -127,11 +132,15 @@ fn perform(chosen: &Chosen, format: Format, output: Option<&Path>, mutated: bool
         Format::Text => in_words(chosen, &reports, paint),
     };
     match output {
-        Some(path) => std::fs::write(path, text).map_err(|e| format!("{}: {}", path.display(), say::reason(&e)))?,
-        None => say::out(&text),
+        Some(path) => std::fs::write(path, text).map_err(|error| refusal(path, &error))?,
+        None => say::deliver(&text)?,
     }
     let broken = reports.iter().any(|report| matches!(report.verdict, Verdict::DoesNotHold(_)));
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn refusal(path: &Path, error: &std::io::Error) -> String {
+    format!("{}: {}", path.display(), say::reason(error))
 }
 
 fn in_words(chosen: &Chosen, reports: &[Report], paint: Paint) -> String {

@@ -36,14 +36,17 @@ pub(crate) fn run(mut chosen: Chosen) -> ExitCode {
         let Some((report, hidden)) = reports.first().and_then(|report| Some((report, question(report)?))) else {
             continue;
         };
-        asked += 1;
-        show(one.id, &report.timeline[..hidden], &report.timeline[hidden], asked);
+        show(one.id, &report.timeline[..hidden], &report.timeline[hidden], asked + 1);
         let told = if asks { ask(&report.timeline[hidden].answer) } else { Told::Nothing };
+        if asks && matches!(told, Told::Nothing) {
+            say::out("\n");
+            break;
+        }
+        asked += 1;
         right += usize::from(matches!(told, Told::Right));
         let verdict = match told {
             Told::Right => "Right.",
             Told::Wrong => "No.",
-            Told::Nothing if asks => break,
             Told::Nothing => "",
         };
         let mut text = format!("  {verdict} It answered: {}\n\n", report.timeline[hidden].answer).replace("   ", "  ");

@@ -1,9 +1,12 @@
 //! JSON, for another program, or for `eagain lab diff`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::lab::kernel;
 use crate::lab::run::Report;
+use crate::say;
 
 /// Grows when a reader of the old form would misunderstand the new one.
 const SCHEMA: u32 = 1;
@@ -27,6 +30,10 @@ pub(crate) fn read(text: &str) -> Result<Document, String> {
     let document: Document = serde_json::from_str(text).map_err(|error| format!("no results of the lab: {error}"))?;
     if document.schema != SCHEMA {
         return Err(format!("schema {}, and this program knows {SCHEMA}", document.schema));
+    }
+    let mut ids = BTreeSet::new();
+    if let Some(twice) = document.experiments.iter().find(|report| !ids.insert(&report.id)) {
+        return Err(format!("{} is in it twice", say::one_line(&twice.id)));
     }
     Ok(document)
 }

@@ -16,7 +16,7 @@ pub(crate) struct Paint(pub(crate) bool);
 
 impl Paint {
     fn with(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.0 && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
@@ -95,6 +95,9 @@ struct Row<'a> {
 const LONG_US: u64 = 1_000;
 
 pub(crate) fn timeline(steps: &[Step], paint: Paint) -> String {
+    if steps.is_empty() {
+        return String::new();
+    }
     let rows = rows(steps);
     let several = rows.iter().any(|row| row.who != rows[0].who);
     let width = |length: fn(&Row<'_>) -> usize| rows.iter().map(length).max().unwrap_or(0);

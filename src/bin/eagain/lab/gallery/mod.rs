@@ -22,7 +22,7 @@ pub(super) use self::perform::here;
 
 use self::crowd::Crowd;
 use self::site::Site;
-use crate::cli::Format;
+use crate::cli::{Format, did_you_mean};
 use crate::say;
 
 /// What the files of the exhibits are written with.
@@ -85,17 +85,18 @@ pub(super) fn ids() -> impl Iterator<Item = &'static str> {
 /// Shows all, or those that are named.
 pub(super) fn run(names: &[String], format: Format) -> Result<ExitCode, String> {
     if let Some(unknown) = names.iter().find(|name| !exhibits::ALL.iter().any(|one| one.id == name.as_str())) {
-        return Err(format!("the gallery has no '{unknown}'; 'eagain lab gallery' lists what it has"));
+        let hint = did_you_mean(unknown, ids());
+        return Err(format!("the gallery has no '{unknown}'{hint}; 'eagain lab gallery' lists what it has"));
     }
     let is_chosen = |one: &&&Exhibit| names.is_empty() || names.iter().any(|name| name == one.id);
     let chosen: Vec<&'static Exhibit> = exhibits::ALL.iter().filter(is_chosen).copied().collect();
     let reports = perform::all(&chosen);
     let pairs: Vec<_> = chosen.into_iter().zip(&reports).collect();
-    say::out(&match format {
+    say::deliver(&match format {
         Format::Json => page::json(&pairs),
         _ if names.is_empty() => page::table(&pairs, super::paint()),
         _ => page::stories(&pairs, super::paint()),
-    });
+    })?;
     let as_labelled = reports.iter().all(perform::Report::is_as_labelled);
     Ok(if as_labelled { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -199,9 +199,11 @@ const EXPERIMENTS: &[Experiment] = &[
             let (reader, _writer) = stage.pipe()?;
             let ep = stage.epoll()?;
             ep.add(&reader, IN)?;
-            let waiter = ep.waiter("A", 300)?;
+            let waiter = ep.waiter("A", 5_000)?;
             reader.close()?;
-            waiter.join()?.is(Answer::NOTHING)?;
+            for seen in stage.gather(vec![waiter])? {
+                seen.is(Answer::NOTHING)?;
+            }
             Ok(())
         },
         mutation: fake_wait(1, &[IN]),

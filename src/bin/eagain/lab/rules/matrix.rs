@@ -236,7 +236,7 @@ fn mod_race(stage: &Stage) -> Outcome<usize> {
     let mut lost = 0;
     for _ in 0..ROUNDS {
         let _ = go.send(());
-        lost += usize::from(ep.wait_for(1, 1_000).events().is_empty());
+        lost += usize::from(ep.wait_for(1, LONG_MS).events().is_empty());
         ep.modify(&eventfd, ERR)?;
     }
     drop(go);
@@ -255,7 +255,7 @@ fn ten_eventfds(stage: &Stage) -> Outcome<usize> {
             ep.add(&eventfd, IN | ET)?;
             eventfds.push(eventfd);
         }
-        let threads: Vec<_> = ["A"; 10].iter().map(|name| ep.waiter(name, 1_000)).collect::<Outcome<_>>()?;
+        let threads: Vec<_> = ["A"; 10].iter().map(|name| ep.waiter(name, LONG_MS)).collect::<Outcome<_>>()?;
         eventfds.iter().try_for_each(|eventfd| eventfd.add(1))?;
         for thread in threads {
             lost += usize::from(thread.join()?.events().is_empty());

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use eagain::sys::raw;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Uid, setresuid};
 
 use super::prelude::*;
 
@@ -555,7 +556,97 @@ const EXPERIMENTS: &[Experiment] = &[
         },
         mutation: with(OUT),
     },
+    Experiment {
+        id: "max-user-watches-enospc",
+        core: false,
+        claim: "fs.epoll.max_user_watches limits the registrations of a user in all epolls together: one more is \
+                ENOSPC. An epoll that is closed gives its share back.",
+        source: "epoll(7), /proc interfaces; epoll_ctl(2), ENOSPC",
+        why: "One daemon that leaks registrations starves all others of its user. The default is 4 % of low memory.",
+        since: (2, 6),
+        changed: "2.6.28: max_user_watches",
+        run: |stage| {
+            const EPOLLS: usize = 100;
+            const FILES: usize = 1_000;
+            let _until_the_end = LoweredLimit::to(stage, EPOLLS * FILES)?;
+            allow_open_files(stage, EPOLLS + FILES + 50)?;
+            let child = stage.fork(|stage| {
+                setresuid(NOBODY_ELSE, NOBODY_ELSE, NOBODY_ELSE)?;
+                stage.note(format_args!("it is user {NOBODY_ELSE} now, who has no other process"));
+                let idle = stage.eventfd()?;
+                let files: Vec<OwnedFd> =
+                    (0..FILES).map(|_| raw::dup_from(&idle, 0)).collect::<Result<_, _>>().map_err(Errno::from_raw)?;
+                let one_more = || raw::epoll_create1(0).map_err(Errno::from_raw);
+                let add_all = |ep: &OwnedFd| {
+                    let add = |file: &OwnedFd| raw::epoll_ctl(ep.as_raw_fd(), ADD, file.as_raw_fd(), Some((IN.0, 0)));
+                    files.iter().try_for_each(add)
+                };
+                let mut epolls = Vec::new();
+                let mut full = Ok(());
+                while full.is_ok() && epolls.len() < EPOLLS {
+                    epolls.push(one_more()?);
+                    full = epolls.last().map_or(Ok(()), &add_all);
+                }
+                stage.answered("1000 ADDs to each of 100 epolls", full).is(())?;
+                let last = one_more()?;
+                stage.answered("1000 ADDs to one epoll more", add_all(&last)).is(ENOSPC)?;
+                epolls.pop();
+                stage.answered("the same after another was closed", add_all(&last)).is(())?;
+                Ok(())
+            })?;
+            child.join()
+        },
+        mutation: fake("1000 ADDs to one epoll more", 1, Lie::Done),
+    },
 ];
+
+/// A user that no machine has.
+const NOBODY_ELSE: Uid = Uid::from_raw(3_999_999_999);
+
+/// The limit of registrations is that of the whole machine; it is as before when this is dropped.
+struct LoweredLimit {
+    before: String,
+}
+
+impl LoweredLimit {
+    const FILE: &str = "/proc/sys/fs/epoll/max_user_watches";
+    /// Who sets this to 1 agrees.
+    const CONSENT: &str = "EAGAIN_LAB_SYSCTL";
+
+    fn to(stage: &Stage, limit: usize) -> Outcome<Self> {
+        let before = std::fs::read_to_string(Self::FILE)?;
+        if std::env::var_os(Self::CONSENT).is_none_or(|value| value != "1") {
+            return stage.not_tested(format_args!(
+                "it sets {} for the whole machine to {limit} for a moment: as root, and where nobody has so many \
+                 registrations, {}=1 allows that",
+                Self::FILE,
+                Self::CONSENT
+            ));
+        }
+        if before.trim().parse().is_ok_and(|now: usize| now < limit) {
+            return stage.not_tested(format_args!("{} is below {limit}, as root has set it", Self::FILE));
+        }
+        if let Err(error) = std::fs::write(Self::FILE, limit.to_string()) {
+            return stage.not_tested(format_args!("{} can be set by root alone: {error}", Self::FILE));
+        }
+        stage.note(format_args!("{} is {limit}", Self::FILE));
+        Ok(Self { before })
+    }
+}
+
+impl Drop for LoweredLimit {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Self::FILE, &self.before);
+    }
+}
+
+fn allow_open_files(stage: &Stage, count: usize) -> Outcome {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if hard < count as u64 {
+        return stage.not_tested(format_args!("the hard RLIMIT_NOFILE is {hard}"));
+    }
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
 
 /// Registers so many duplicates of a file that never has anything to tell.
 fn many_idle(idle: &File, ep: &Ep, count: usize) -> Outcome<Vec<OwnedFd>> {

@@ -79,12 +79,15 @@ const EXPERIMENTS: &[Experiment] = &[
             let ep = stage.epoll()?;
             let waits_until_due = |timeout_ms| {
                 let due = Instant::now() + Duration::from_micros(900);
+                // At least one: it may be due by the time that the first begins.
                 let mut waits = 0;
-                while Instant::now() < due {
+                loop {
                     let _ = raw::epoll_wait(ep.number(), 1, timeout_ms);
                     waits += 1;
+                    if Instant::now() >= due {
+                        return waits;
+                    }
                 }
-                waits
             };
             let most = (0..10).map(|_| waits_until_due(0)).max().unwrap_or(0);
             stage.saw("waits in 0.9 ms, cut to 0 ms", most).at_least(10)?;
@@ -108,15 +111,18 @@ const EXPERIMENTS: &[Experiment] = &[
                 let answer = raw::epoll_pwait2(ep.number(), Some((0, 200_000)));
                 answer.map(|_| since.elapsed().as_micros() as u64)
             };
-            let mut all = Vec::new();
-            for _ in 0..50 {
-                all.push(one_wait().map_err(Errno::from_raw)?);
-            }
-            all.sort_unstable();
-            stage.saw("the shortest of 50 waits of 200 µs, in µs", all[0]).within(200..=999)?;
+            let mut shortest = one_wait().map_err(Errno::from_raw)?;
+            // On a busy machine others run when the time is over; then again, for a while.
+            stage.until(|| {
+                for _ in 0..50 {
+                    shortest = shortest.min(one_wait().unwrap_or(u64::MAX));
+                }
+                shortest < 1_000
+            });
+            stage.saw("the shortest of many waits of 200 µs, in µs", shortest).within(200..=999)?;
             Ok(())
         },
-        mutation: fake("the shortest of 50 waits of 200 µs, in µs", 1, Lie::Count(1_060)),
+        mutation: fake("the shortest of many waits of 200 µs, in µs", 1, Lie::Count(1_060)),
     },
     Experiment {
         id: "pwait2-arguments",
@@ -280,24 +286,30 @@ const EXPERIMENTS: &[Experiment] = &[
         since: (2, 6),
         changed: "",
         run: |stage| {
-            const WAIT_MS: i32 = 400;
+            const WAIT_MS: i32 = 1_000;
             raw::count_signals(libc::SIGUSR1, true).map_err(Errno::from_raw)?;
             let ep = stage.epoll()?;
             let number = ep.number();
             let waiter = stage.thread("A", move || {
-                let since = Instant::now();
-                while raw::epoll_wait(number, 1, WAIT_MS) == Err(libc::EINTR) {}
-                since.elapsed().as_millis() as u64
+                let mut since = Instant::now();
+                let mut interruptions = 0;
+                while raw::epoll_wait(number, 1, WAIT_MS) == Err(libc::EINTR) {
+                    (since, interruptions) = (Instant::now(), interruptions + 1);
+                }
+                (interruptions, since.elapsed().as_millis() as u64)
             })?;
-            for _ in 0..5 {
-                waiter.asleep()?;
-                let _ = waiter.still_runs_after(100);
-                waiter.signal(Signal::SIGUSR1)?;
+            for _ in 0..3 {
+                // On a busy machine its time may be over before.
+                if waiter.asleep().is_ok() && waiter.still_runs_after(100) {
+                    waiter.signal(Signal::SIGUSR1)?;
+                }
             }
-            stage.saw("a wait of 400 ms, interrupted every 100 ms, took ms", waiter.join()?).at_least(500)?;
+            let (interruptions, last_ms) = waiter.join()?;
+            stage.saw("interruptions of a wait of 1000 ms, every 100 ms", interruptions).at_least(1)?;
+            stage.saw("ms from the last interruption to its end", last_ms).at_least(WAIT_MS.into())?;
             Ok(())
         },
-        mutation: fake("a wait of 400 ms, interrupted every 100 ms, took ms", 1, Lie::Count(400)),
+        mutation: fake("ms from the last interruption to its end", 1, Lie::Count(100)),
     },
     Experiment {
         id: "efault-keeps-the-event",

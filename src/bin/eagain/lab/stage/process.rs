@@ -85,12 +85,13 @@ impl Stage {
 }
 
 impl<T> Thread<T> {
-    /// Waits until the thread sleeps in a system call: not in the lock of the timeline, nor on its way.
+    /// Waits until the thread sleeps in the call that it is to wait in: neither on its way to it, nor in the timeline.
     pub(crate) fn asleep(&self) -> Outcome {
-        if self.stage.until(|| sleeps(self.tid)) {
+        if self.stage.until(|| sleeps(self.tid) || self.is_finished()) && !self.is_finished() {
             return Ok(());
         }
-        Err(Stop::Untested(format!("thread {} did not come to sleep", self.name)))
+        let end = if self.is_finished() { "had its answer before it slept" } else { "did not come to sleep" };
+        Err(Stop::Untested(format!("thread {} {end}", self.name)))
     }
 
     /// What it returned, for which it may take a few seconds.
@@ -124,18 +125,29 @@ impl<T> Thread<T> {
     }
 }
 
-/// Whether the thread sleeps in a system call that is not a lock's.
+/// Whether the thread sleeps in a system call until something happens. On a busy machine it also sleeps on its way
+/// there: in a lock of the kernel's, which is no interruptible sleep, and in what [`is_a_wait`] excludes.
 fn sleeps(tid: Pid) -> bool {
-    let Ok(text) = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")) else {
+    let file = |name| std::fs::read_to_string(format!("/proc/self/task/{tid}/{name}"));
+    let is_interruptible =
+        || file("stat").is_ok_and(|text| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')));
+    let Ok(call) = file("syscall") else {
         // A kernel without this file: the state is less exact, so it must be seen twice.
-        let state = || std::fs::read_to_string(format!("/proc/self/task/{tid}/stat"));
-        let asleep = |text: String| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'));
-        let first = state().is_ok_and(asleep);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        return first && state().is_ok_and(asleep);
+        let first = is_interruptible();
+        std::thread::sleep(Duration::from_millis(20));
+        return first && is_interruptible();
     };
-    let number = text.split(' ').next().and_then(|word| word.parse::<i64>().ok());
-    number.is_some_and(|number| number >= 0 && number != libc::SYS_futex)
+    // The same call before and after: the state is that of this call.
+    is_a_wait(&call) && is_interruptible() && file("syscall").is_ok_and(|again| again == call)
+}
+
+/// Whether a line of /proc/TID/syscall, `number 0xfirst-argument …`, is of a call that can be waited in. Not of a lock,
+/// and not of the `write` by which the thread tells its parent, who may be slow to read, that it is about to wait.
+fn is_a_wait(call: &str) -> bool {
+    let mut words = call.split(' ');
+    let number = words.next().and_then(|word| word.parse::<i64>().ok());
+    let tells = number == Some(libc::SYS_write) && words.next() == Some("0x1");
+    number.is_some_and(|number| number >= 0 && number != libc::SYS_futex) && !tells
 }
 
 /// A child.
@@ -163,5 +175,19 @@ impl Process {
         let (status, seen) = self.stage.call("waitpid", "waitpid(child)".to_owned(), || waitpid(self.pid, None), name);
         seen.ok()?;
         status.ok_or_else(|| Stop::Untested("no child".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_tells_what_it_is_about_to_do_does_not_wait_yet() {
+        assert!(is_a_wait(&format!("{} 0x5 0x7f00 0x40", libc::SYS_epoll_wait)));
+        assert!(is_a_wait(&format!("{} 0x7 0x7f00 0x40", libc::SYS_write)));
+        assert!(!is_a_wait(&format!("{} 0x1 0x7f00 0x40", libc::SYS_write)));
+        assert!(!is_a_wait(&format!("{} 0x7f00 0x80 0x2", libc::SYS_futex)));
+        assert!(!is_a_wait("running") && !is_a_wait("-1 0x7f00 0x7f00"));
     }
 }
