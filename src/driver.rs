@@ -43,6 +43,18 @@ pub enum AcceptError {
     Broken(i32),
 }
 
+impl From<io::Error> for AcceptError {
+    /// What `accept(2)` said to somebody else, a completion port for instance. One that is to be made again, such as
+    /// after EAGAIN, counts as [`Exhausted`](Self::Exhausted): it is to be made again a little later.
+    fn from(error: io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(0);
+        match Refusal::from_errno(errno) {
+            Refusal::Broken(errno) => Self::Broken(errno),
+            Refusal::Resources(_) | Refusal::Empty | Refusal::Next => Self::Exhausted(errno),
+        }
+    }
+}
+
 /// A connection that has been accepted and is nobody's yet. It may go to another thread. Dropping it closes it.
 #[derive(Debug)]
 pub struct Newcomer {
@@ -83,6 +95,12 @@ impl Newcomer {
     #[must_use]
     pub const fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// The socket, for who receives and sends by himself, and the peer.
+    #[must_use]
+    pub fn into_parts(self) -> (NonBlocking<Socket>, Peer) {
+        (self.socket, self.peer)
     }
 
     /// Makes the socket a blocking one, for a thread that has nothing else to do: see
