@@ -2,6 +2,7 @@
 
 use crate::buffer::ByteQueue;
 use crate::client::Peer;
+use crate::connection::Phase;
 use crate::driver::{Driven, Driver};
 use crate::edge::Edge;
 use crate::exchange::Discipline as _;
@@ -76,12 +77,13 @@ impl<S: Service, T: Trace> Driver<S, T> {
             (wire.is_readable(), wire.is_writable(), wire.fin)
         };
         (connection.may_read, connection.may_write, connection.insist) = (readable, writable, fin);
-        let result = loop {
-            let driving = self.turn.drive::<Edge>(&mut driven.member);
-            if driving.is_err() || !Edge::must_return(&driven.member.connection) {
-                break driving;
-            }
-        };
+        // After most that is sent there is nothing to be done. A connection that is ending may have waited for it.
+        let mut result = Ok(());
+        let mut go_on = Edge::must_return(connection) || connection.phase != Phase::Open;
+        while go_on {
+            result = self.turn.drive::<Edge>(&mut driven.member);
+            go_on = result.is_ok() && Edge::must_return(&driven.member.connection);
+        }
         let connection = &mut driven.member.connection;
         std::mem::swap(&mut connection.io().arriving, input);
         // It is read in a turn, where the input is, and nowhere else: a deadline must not find the end before the rest.

@@ -22,22 +22,23 @@ use crate::models;
 use crate::say;
 
 /// A model by its name in all figures, and the options of `serve` that select it. Epoll has one worker, as the others
-/// have one thread, or would have if they had a choice.
+/// have one thread that serves, or would have if they had a choice.
 pub(super) struct Model {
     pub(super) name: &'static str,
     pub(super) options: &'static [&'static str],
 }
 
-pub(super) const MODELS: [Model; 5] = [
+pub(super) const MODELS: [Model; 6] = [
     Model { name: "threads", options: &["--model", "threads"] },
     Model { name: "select", options: &["--model", "select"] },
     Model { name: "poll", options: &["--model", "poll"] },
+    Model { name: "completion", options: &["--model", "completion"] },
     Model { name: "epoll-level", options: &["--workers", "1"] },
     Model { name: "epoll-edge", options: &["--workers", "1", "--edge-triggered"] },
 ];
 
 /// The one that is measured a second time.
-pub(super) const TWICE: usize = 3;
+pub(super) const TWICE: usize = 4;
 
 /// Descriptors that the server or the client needs besides those of connections.
 const OTHER_DESCRIPTORS: usize = 64;

@@ -28,6 +28,7 @@ use eagain::{End, Listener, Peer, Service as _, somaxconn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
+use socket2::Socket;
 
 use super::crowd::{KEY_ACCEPT, KEY_STOP, KEY_SWEEP, KEYS, State};
 use super::poll::answered;
@@ -158,14 +159,17 @@ impl<'a> Hall<'a> {
 
     fn run(mut self) -> Result<(), Failure> {
         while self.state != State::Over {
-            let completion = self.port.next(self.deadlines.next(self.now))?;
+            let wait = if self.deadlines.is_empty() { None } else { self.deadlines.next(self.now) };
+            let completion = self.port.next(wait)?;
             self.now = Instant::now();
             self.driver.begin(self.now);
             let quiet = completion.is_none();
             if let Some(completion) = completion {
                 self.complete(completion)?;
             }
-            self.expire(quiet);
+            if !self.deadlines.is_empty() {
+                self.expire(quiet);
+            }
         }
         Ok(())
     }
@@ -191,13 +195,14 @@ impl<'a> Hall<'a> {
         Ok(())
     }
 
-    /// Lets `act` work on a connection; then asks for what it needs next, or sees to its end.
-    fn with(&mut self, token: Token, act: impl FnOnce(&mut Driver<Any>, &mut Guest) -> Result<(), End>) {
+    /// Lets `act` work on a connection; then asks for what it needs next, or sees to its end. What `act` gives is a
+    /// buffer for the next receive, if it has one.
+    fn with(&mut self, token: Token, act: impl FnOnce(&mut Driver<Any>, &mut Guest) -> Result<Vec<u8>, End>) {
         let Some(guest) = self.guests.get_mut(token) else { return };
-        if let Err(end) = act(&mut self.driver, guest) {
-            return self.close(token, end);
+        match act(&mut self.driver, guest) {
+            Ok(spare) => guest.ask(self.port, spare),
+            Err(end) => return self.close(token, end),
         }
-        guest.ask(self.port);
         match self.driver.deadline(&guest.driven) {
             Some(at) => self.deadlines.set(token.slot() + KEYS, at),
             None => self.deadlines.clear(token.slot() + KEYS),
@@ -252,7 +257,7 @@ impl<'a> Hall<'a> {
     }
 
     /// Opens a connection, or refuses it by closing it at once.
-    fn admit(&mut self, socket: NonBlocking<socket2::Socket>, peer: Peer, listener: usize) {
+    fn admit(&mut self, socket: NonBlocking<Socket>, peer: Peer, listener: usize) {
         if self.guests.len() >= self.most {
             let why = format_args!("{} are connected already (--max-connections)", self.most);
             return self.refusals.tell(self.now, why);
@@ -344,7 +349,7 @@ impl<'a> Hall<'a> {
         let everyone: Vec<Token> = self.guests.tokens().collect();
         for token in everyone {
             if self.guests.get_mut(token).is_some_and(|guest| guest.driven.may_end(firm)) {
-                self.with(token, |driver, guest| driver.finish(&mut guest.driven));
+                self.with(token, |driver, guest| driver.finish(&mut guest.driven).map(|()| Vec::new()));
             }
         }
         if self.guests.is_empty() {
@@ -375,15 +380,12 @@ impl Guest {
         driver: &mut Driver<Any>,
         buffer: Vec<u8>,
         result: Result<usize, Undone>,
-    ) -> Result<(), End> {
+    ) -> Result<Vec<u8>, End> {
         match result.map_err(broken)? {
             0 => self.driven.end_input(),
             count => self.fit(count),
         }
-        let mut input = ByteQueue::from(buffer);
-        let result = driver.turn_with(&mut self.driven, &mut input);
-        self.held = (!input.is_empty()).then(|| Box::new(input));
-        result
+        self.turn_with(driver, ByteQueue::from(buffer))
     }
 
     /// So much room for the next receive as this client seems to need.
@@ -397,15 +399,22 @@ impl Guest {
     }
 
     /// A turn with what was held back, if anything was.
-    fn turn(&mut self, driver: &mut Driver<Any>) -> Result<(), End> {
-        let mut input = self.held.take().unwrap_or_default();
-        let result = driver.turn_with(&mut self.driven, &mut input);
-        self.held = (!input.is_empty()).then_some(input);
-        result
+    fn turn(&mut self, driver: &mut Driver<Any>) -> Result<Vec<u8>, End> {
+        let held = self.held.take().map_or_else(ByteQueue::new, |held| *held);
+        self.turn_with(driver, held)
+    }
+
+    fn turn_with(&mut self, driver: &mut Driver<Any>, mut input: ByteQueue) -> Result<Vec<u8>, End> {
+        driver.turn_with(&mut self.driven, &mut input)?;
+        if input.is_empty() {
+            return Ok(input.into());
+        }
+        self.held = Some(Box::new(input));
+        Ok(Vec::new())
     }
 
     /// Asks for what can be done next. Nothing of it can be refused: the socket is open, and each side is free.
-    fn ask(&mut self, port: &Port) {
+    fn ask(&mut self, port: &Port, spare: Vec<u8>) {
         if !self.sending && !self.driven.output().is_empty() {
             self.sending = port.send(self.socket, self.driven.take_output()).is_ok();
         }
@@ -413,7 +422,9 @@ impl Guest {
             let _ = port.shutdown(self.socket);
         }
         if !self.receiving && self.held.is_none() && self.driven.wants_input() {
-            self.receiving = port.recv(self.socket, Vec::with_capacity(self.room as usize)).is_ok();
+            let room = self.room as usize;
+            let buffer = if spare.capacity() == room { spare } else { Vec::with_capacity(room) };
+            self.receiving = port.recv(self.socket, buffer).is_ok();
         }
     }
 }
