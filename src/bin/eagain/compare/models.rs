@@ -270,10 +270,14 @@ impl<'a> Campaign<'a> {
         Ok(())
     }
 
-    fn results(self) -> (Vec<Cell>, Vec<Cell>, Vec<Missing>) {
+    fn results(mut self) -> (Vec<Cell>, Vec<Cell>, Vec<Missing>) {
         let mut cells: Vec<Vec<Cell>> = Vec::new();
         for (series, places) in self.runs.iter().enumerate() {
-            cells.push(places.iter().filter_map(|place| cell(model_of(series).name, place)).collect());
+            let model = model_of(series).name;
+            cells.push(places.iter().filter_map(|place| cell(model, place)).collect());
+            let failed = places.iter().filter(|place| !place.runs.is_empty() && cell(model, place).is_none());
+            let why = "a run was too short for a figure: on a machine this busy, nothing was answered in time";
+            self.missing.extend(failed.map(|place| Missing { model, idle: place.idle, why: why.to_owned() }));
         }
         let again = cells.pop().unwrap_or_default();
         (cells.concat(), again, self.missing)
