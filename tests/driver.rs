@@ -136,6 +136,27 @@ fn newcomers_come_one_by_one_and_then_nobody() -> Result<(), AcceptError> {
     Ok(())
 }
 
+#[test]
+fn what_accept_said_to_somebody_else_is_told_apart_too() {
+    let of = |errno| AcceptError::from(std::io::Error::from_raw_os_error(errno));
+    // Those that end with time, or with a second try.
+    for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::ECONNABORTED] {
+        assert!(matches!(of(errno), AcceptError::Exhausted(told) if told == errno), "{errno}");
+    }
+    assert!(matches!(of(libc::EINVAL), AcceptError::Broken(libc::EINVAL)));
+}
+
+#[test]
+fn a_newcomer_comes_apart_into_its_socket_and_its_peer() {
+    let (mut client, theirs) = UnixStream::pair().unwrap();
+    let (socket, peer) = Newcomer::new(theirs).unwrap().into_parts();
+    assert_eq!(peer, Peer::UNIX);
+    eagain::sys::net::send(&socket, b"hello").unwrap();
+    let mut greeting = [0; 5];
+    client.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello");
+}
+
 // ---- without a socket ----------------------------------------------------------------------------------------------
 
 /// A connection on bytes that has had its first turn.
