@@ -98,6 +98,14 @@ impl From<Vec<u8>> for ByteQueue {
     }
 }
 
+impl From<ByteQueue> for Vec<u8> {
+    /// The bytes that wait, in the memory that they are in.
+    fn from(mut queue: ByteQueue) -> Self {
+        queue.bytes.drain(..queue.head);
+        queue.bytes
+    }
+}
+
 /// What a client has sent and the service has not yet taken.
 ///
 /// It dereferences to the bytes. What a callback leaves is there again at the next one, with more behind it.

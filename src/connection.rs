@@ -24,13 +24,18 @@ use crate::sys::epoll::{Event, Interest};
 use crate::sys::net::{self, NonBlocking};
 use crate::timeouts::{Expired, Notes, Tick, Timeouts, Waiting};
 
-/// What a connection asks of its socket. The harness has another one, without a kernel.
-pub(crate) trait Stream {
+/// What a connection asks of its socket, or of a [`Wire`](crate::driver::Wire). Nobody else can name it, or be one.
+pub trait Stream {
     fn recv_slice(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
     /// At most `most` bytes, behind what `buffer` has.
     fn recv_append(&mut self, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize>;
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
     fn unread_bytes(&self) -> io::Result<usize>;
+    /// Whether bytes that `send` has taken are still with us. A socket's are with the kernel, which sends them whatever
+    /// we do.
+    fn is_sending(&self) -> bool {
+        false
+    }
     fn shut_down_write(&mut self) -> io::Result<()>;
     /// The error in store, which reading clears.
     fn take_error(&self) -> io::Result<Option<io::Error>>;
@@ -309,6 +314,12 @@ impl<Io: Stream> Connection<Io> {
         self.output.as_ref().map_or(0, |queue| queue.len())
     }
 
+    /// Whether anything that was sent to the client is not yet with the kernel.
+    #[inline]
+    pub(crate) fn is_sending(&self) -> bool {
+        self.output.is_some() || self.socket.is_sending()
+    }
+
     /// Bytes that the service has not taken.
     #[inline]
     pub(crate) fn unread(&self) -> usize {
@@ -394,7 +405,7 @@ impl<Io: Stream> Connection<Io> {
             // Endless by nature: what it has written goes out, more is not due.
             return true;
         }
-        !may_send_more && self.alarm.is_none() && self.output.is_none() && self.unread_in_kernel() == 0
+        !may_send_more && self.alarm.is_none() && !self.is_sending() && self.unread_in_kernel() == 0
     }
 
     /// What is due first: the timer (`None`), or a timeout.

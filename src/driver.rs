@@ -5,7 +5,12 @@
 //! says so by [`Driver::turn`], which is one turn of the connection as the worker would give it (the same code), and
 //! asks for what to wait for next ([`Driven::interest`], [`Driver::deadline`]).
 //!
+//! A connection need not have a socket. One on a [`Wire`] is given the bytes that have been received, and gives those
+//! that are to be sent: see [`Driver::open_wire`].
+//!
 //! Limits, timeouts, handles and counters are the worker's, and are not here.
+
+mod bytes;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +28,7 @@ use crate::slab::Token;
 use crate::sys::epoll::{Event, Interest, Mode};
 use crate::sys::net::NonBlocking;
 use crate::trace::{Silent, Trace};
+pub use crate::wire::Wire;
 
 /// Why nobody could be accepted.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +41,18 @@ pub enum AcceptError {
     /// The listener is of no use any more; the errno.
     #[error("the listener is broken: {}", io::Error::from_raw_os_error(*.0))]
     Broken(i32),
+}
+
+impl From<io::Error> for AcceptError {
+    /// What `accept(2)` said to somebody else, a completion port for instance. One that is to be made again, such as
+    /// after EAGAIN, counts as [`Exhausted`](Self::Exhausted): it is to be made again a little later.
+    fn from(error: io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(0);
+        match Refusal::from_errno(errno) {
+            Refusal::Broken(errno) => Self::Broken(errno),
+            Refusal::Resources(_) | Refusal::Empty | Refusal::Next => Self::Exhausted(errno),
+        }
+    }
 }
 
 /// A connection that has been accepted and is nobody's yet. It may go to another thread. Dropping it closes it.
@@ -77,6 +95,12 @@ impl Newcomer {
     #[must_use]
     pub const fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// The socket, for who receives and sends by himself, and the peer.
+    #[must_use]
+    pub fn into_parts(self) -> (NonBlocking<Socket>, Peer) {
+        (self.socket, self.peer)
     }
 
     /// Makes the socket a blocking one, for a thread that has nothing else to do: see
@@ -150,11 +174,11 @@ pub struct Driver<S: Service, T: Trace = Silent> {
     opened: u64,
 }
 
-/// One connection, and what the service remembers of it. [`Driver::close`] ends it; if it is merely dropped, the socket
-/// is closed and the service is not told.
+/// One connection, and what the service remembers of it; `Io` is its socket, or a [`Wire`]. [`Driver::close`] ends it;
+/// if it is merely dropped, the socket is closed and the service is not told.
 #[derive(Debug)]
-pub struct Driven<S: Service> {
-    member: Member<S::Session>,
+pub struct Driven<S: Service, Io = NonBlocking<Socket>> {
+    member: Member<S::Session, Io>,
     id: ConnectionId,
 }
 
@@ -196,11 +220,14 @@ impl<S: Service, T: Trace> Driver<S, T> {
     /// service may speak first.
     pub fn open(&mut self, newcomer: Newcomer, listener: usize) -> Driven<S> {
         let Newcomer { socket, peer } = newcomer;
+        self.open_on(socket, peer, listener, peer != Peer::UNIX)
+    }
+
+    fn open_on<Io: Stream>(&mut self, io: Io, peer: Peer, listener: usize, short_is_all: bool) -> Driven<S, Io> {
         let id = ConnectionId { worker: u16::MAX, token: Token::from_bits(self.opened) };
         self.opened += 1;
         let session = self.turn.service.open(&Client { id, peer, listener });
-        let short_is_all = peer != Peer::UNIX;
-        let connection = Connection::new(socket, short_is_all, Interest::NONE, listener as u16, self.turn.tick);
+        let connection = Connection::new(io, short_is_all, Interest::NONE, listener as u16, self.turn.tick);
         Driven { member: Member { connection, session, peer }, id }
     }
 
@@ -237,7 +264,7 @@ impl<S: Service, T: Trace> Driver<S, T> {
 
     /// When [`expire`](Self::expire) is to be called, if at all; a millisecond is the grain, rounded up.
     #[must_use]
-    pub fn deadline(&self, driven: &Driven<S>) -> Option<Instant> {
+    pub fn deadline<Io: Stream>(&self, driven: &Driven<S, Io>) -> Option<Instant> {
         let alarm = driven.member.connection.alarm?;
         self.turn.origin.checked_add(Duration::from_millis(alarm.get()))
     }
@@ -246,7 +273,7 @@ impl<S: Service, T: Trace> Driver<S, T> {
     ///
     /// # Errors
     /// The connection is over: hand it to [`close`](Self::close).
-    pub fn expire(&mut self, driven: &mut Driven<S>) -> Result<(), End> {
+    pub fn expire<Io: Stream>(&mut self, driven: &mut Driven<S, Io>) -> Result<(), End> {
         self.turn.who = driven.id;
         self.turn.expire(&mut driven.member)?;
         self.turn.drive::<Level>(&mut driven.member)
@@ -256,14 +283,14 @@ impl<S: Service, T: Trace> Driver<S, T> {
     ///
     /// # Errors
     /// The connection is over: hand it to [`close`](Self::close).
-    pub fn finish(&mut self, driven: &mut Driven<S>) -> Result<(), End> {
+    pub fn finish<Io: Stream>(&mut self, driven: &mut Driven<S, Io>) -> Result<(), End> {
         self.turn.who = driven.id;
         self.turn.finish(&mut driven.member);
         self.turn.drive::<Level>(&mut driven.member)
     }
 
-    /// Closes the socket and tells the service.
-    pub fn close(&mut self, driven: Driven<S>, end: End) {
+    /// Closes the socket, if there is one, and tells the service.
+    pub fn close<Io: Stream>(&mut self, driven: Driven<S, Io>, end: End) {
         let client = driven.member.client(driven.id);
         self.turn.service.close(driven.member.session, &client, end);
     }
@@ -276,7 +303,9 @@ impl<S: Service> Driven<S> {
     pub fn interest(&self) -> Interest {
         self.member.connection.interest()
     }
+}
 
+impl<S: Service, Io: Stream> Driven<S, Io> {
     /// For a server that drains: whether nothing is unread, unsent or timed, and no byte has come since this was asked
     /// last, or (`firm`) whether or not one has. Then [`Driver::finish`] costs the client no answer.
     pub fn may_end(&mut self, firm: bool) -> bool {

@@ -190,7 +190,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
 
     /// A connection that is ending: when everything has gone out our FIN goes too, and we wait for the client's.
     fn part(&mut self, connection: &mut Connection<impl Stream>) -> Result<(), End> {
-        if connection.output.is_some() {
+        if connection.is_sending() {
             return Ok(());
         }
         if connection.read_closed {

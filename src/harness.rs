@@ -33,12 +33,11 @@
 //! assert_eq!(harness.end(client), Some(End::Finished));
 //! ```
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use crate::buffer::ByteQueue;
 use crate::client::{Client, ConnectionId, Peer};
-use crate::connection::{Connection, Stream};
+use crate::connection::Connection;
 use crate::edge::Edge;
 use crate::exchange::{Discipline, Member, Turn};
 use crate::level::Level;
@@ -48,6 +47,7 @@ use crate::slab::Token;
 use crate::sys::epoll::Interest;
 use crate::timeouts::Tick;
 use crate::trace::Silent;
+use crate::wire::Wire;
 
 /// Bytes that a client's side takes until they are [taken](Harness::take), if the test does not say otherwise.
 pub const CAPACITY_BYTES: usize = 1 << 20;
@@ -99,7 +99,8 @@ impl<S: Service> Harness<S> {
             Trigger::Level => Level::FIRST_INTEREST,
             Trigger::Edge => Edge::FIRST_INTEREST,
         };
-        let connection = Connection::new(Wire::default(), peer != Peer::UNIX, interest, listener, self.turn.tick);
+        let connection =
+            Connection::new(Wire::new(CAPACITY_BYTES, false), peer != Peer::UNIX, interest, listener, self.turn.tick);
         let member = Box::new(Member { connection, session, peer });
         self.guests.push(Guest { client, state: State::Open(member) });
         self.with(id, |_, _| Ok(()));
@@ -158,7 +159,10 @@ impl<S: Service> Harness<S> {
         if let Some(Guest { state: State::Over { received, .. }, .. }) = self.guest(client) {
             return std::mem::take(received);
         }
-        self.on_wire(client, |wire| taken = std::mem::take(&mut wire.received));
+        self.on_wire(client, |wire| {
+            taken = wire.take_output();
+            wire.sent(taken.len());
+        });
         taken
     }
 
@@ -330,9 +334,9 @@ impl<S: Service> Harness<S> {
         let Some(guest) = self.guests.get_mut(index(client)) else { return };
         let gone = State::Over { end, received: Vec::new(), finished: false };
         if let State::Open(mut member) = std::mem::replace(&mut guest.state, gone) {
-            let wire = std::mem::take(member.connection.io());
-            let finished = wire.finished || end == End::Finished;
-            guest.state = State::Over { end, received: wire.received, finished };
+            let wire = member.connection.io();
+            let (finished, received) = (wire.finished || end == End::Finished, wire.take_output());
+            guest.state = State::Over { end, received, finished };
             let client = guest.client;
             self.turn.service.close(member.session, &client, end);
         }
@@ -392,96 +396,4 @@ fn notice(connection: &mut Connection<Wire>, interest: Interest) -> bool {
 fn doomed(connection: &mut Connection<Wire>) -> Result<(), End> {
     let quiet = !connection.wants_read() && !connection.wants_write();
     if connection.io().reset && quiet { Err(End::Broken(libc::ECONNRESET)) } else { Ok(()) }
-}
-
-/// A socket without a kernel.
-#[derive(Debug)]
-struct Wire {
-    /// What the client has sent and nobody has received.
-    arriving: ByteQueue,
-    /// The client has sent its FIN, behind `arriving`.
-    fin: bool,
-    /// The client has reset the connection.
-    reset: bool,
-    /// What was sent to the client and it has not taken.
-    received: Vec<u8>,
-    /// How long `received` may get.
-    capacity: usize,
-    /// Our FIN is out, behind `received`.
-    finished: bool,
-}
-
-impl Default for Wire {
-    fn default() -> Self {
-        Self {
-            arriving: ByteQueue::new(),
-            fin: false,
-            reset: false,
-            received: Vec::new(),
-            capacity: CAPACITY_BYTES,
-            finished: false,
-        }
-    }
-}
-
-impl Wire {
-    fn is_readable(&self) -> bool {
-        !self.arriving.is_empty() || self.fin || self.reset
-    }
-
-    fn is_writable(&self) -> bool {
-        self.received.len() < self.capacity || self.reset
-    }
-
-    /// The first bytes that have arrived, or what `recv` says instead.
-    fn next(&self, most: usize) -> io::Result<&[u8]> {
-        match self.arriving.as_slice() {
-            _ if self.reset => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
-            [] if !self.fin => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
-            bytes => Ok(&bytes[..bytes.len().min(most)]),
-        }
-    }
-}
-
-impl Stream for Wire {
-    fn recv_slice(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.next(buffer.len())?;
-        let count = bytes.len();
-        buffer[..count].copy_from_slice(bytes);
-        self.arriving.consume(count);
-        Ok(count)
-    }
-
-    fn recv_append(&mut self, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
-        let bytes = self.next(most)?;
-        let count = bytes.len();
-        buffer.extend_from_slice(bytes);
-        self.arriving.consume(count);
-        Ok(count)
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.capacity.saturating_sub(self.received.len());
-        match bytes.len().min(room) {
-            _ if self.reset => Err(io::Error::from_raw_os_error(libc::EPIPE)),
-            0 if !bytes.is_empty() => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
-            count => {
-                self.received.extend_from_slice(&bytes[..count]);
-                Ok(count)
-            }
-        }
-    }
-
-    fn unread_bytes(&self) -> io::Result<usize> {
-        Ok(self.arriving.len())
-    }
-
-    fn shut_down_write(&mut self) -> io::Result<()> {
-        self.finished = true;
-        Ok(())
-    }
-
-    fn take_error(&self) -> io::Result<Option<io::Error>> {
-        Ok(self.reset.then(|| io::Error::from_raw_os_error(libc::ECONNRESET)))
-    }
 }

@@ -66,6 +66,7 @@
 //! | `worker.rs`, `worker/doors.rs`, `worker/leaving.rs` | the loop, the way in, the way out |
 //! | `parcel.rs` | a connection on its way to another process |
 //! | `driver.rs` | the same connections under a loop of your own |
+//! | `wire.rs`, `driver/bytes.rs` | the same without sockets: bytes in, bytes out |
 //! | `harness.rs` | the same for tests: no socket, no clock |
 //! | `mailbox.rs`, `server.rs` | how other threads reach it; starting, draining, stopping |
 //! | `pair.rs` | two sockets that are connected with each other, and with no stranger |
@@ -103,6 +104,7 @@ pub mod slab;
 pub mod sys;
 mod timeouts;
 mod trace;
+mod wire;
 mod worker;
 
 pub use access::{AccessList, Cidr, CidrError};

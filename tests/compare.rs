@@ -99,7 +99,7 @@ fn models_are_measured_over_idle_connections_and_one_of_them_twice() {
     assert_eq!((&json["schema"], &json["compared"]), (&1.into(), &"models".into()));
     let cells = json["cells"].as_array().unwrap();
     let at = |model: &str, idle: u64| cells.iter().find(|cell| cell["model"] == model && cell["idle"] == idle);
-    for model in ["threads", "select", "poll", "epoll-level", "epoll-edge"] {
+    for model in ["threads", "select", "poll", "completion", "epoll-level", "epoll-edge"] {
         for idle in [0, 30] {
             let cell = at(model, idle).unwrap_or_else(|| panic!("{model} with {idle} idle is missing"));
             let figures = ["messages_per_second", "p50_us", "p99_us", "server_cpu_ns_per_message", "server_rss_bytes"];
@@ -136,7 +136,7 @@ fn assert_calls(json: &Value) {
         let per_message = calls["per_message"].as_f64().unwrap();
         assert!((expected - 0.1..expected + 0.1).contains(&per_message), "{calls}");
     }
-    assert_eq!(counted.len(), 5);
+    assert_eq!(counted.len(), 6);
 }
 
 #[test]

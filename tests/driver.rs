@@ -1,13 +1,18 @@
-//! Connections driven by hand (`eagain::driver`), one call at a time.
+//! Connections driven by hand (`eagain::driver`), one call at a time: on sockets, and on bytes alone.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use eagain::driver::{AcceptError, Driven, Driver, Newcomer, Ready};
-use eagain::service::{Chargen, Delay, Echo};
+use eagain::buffer::ByteQueue;
+use eagain::driver::{AcceptError, Driven, Driver, Newcomer, Ready, Wire};
+use eagain::harness::Harness;
+use eagain::limits::OUTPUT_HIGH_WATER_BYTES;
+use eagain::service::{Chargen, Delay, Echo, Frames};
 use eagain::sys::epoll::Interest;
-use eagain::{Address, End, Listener, Service};
+use eagain::{Address, Client, End, Input, Listener, Next, Output, Peer, Service, Trigger};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 const READABLE: Ready = Ready { readable: true, writable: false, hung_up: false, error: false };
 const WRITABLE: Ready = Ready { readable: false, writable: true, hung_up: false, error: false };
@@ -129,4 +134,279 @@ fn newcomers_come_one_by_one_and_then_nobody() -> Result<(), AcceptError> {
     assert_eq!(peers, clients.each_ref().map(|client| client.local_addr().ok()));
     assert!(Newcomer::accept(&listener)?.is_none());
     Ok(())
+}
+
+#[test]
+fn what_accept_said_to_somebody_else_is_told_apart_too() {
+    let of = |errno| AcceptError::from(std::io::Error::from_raw_os_error(errno));
+    // Those that end with time, or with a second try.
+    for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::ECONNABORTED] {
+        assert!(matches!(of(errno), AcceptError::Exhausted(told) if told == errno), "{errno}");
+    }
+    assert!(matches!(of(libc::EINVAL), AcceptError::Broken(libc::EINVAL)));
+}
+
+#[test]
+fn a_newcomer_comes_apart_into_its_socket_and_its_peer() {
+    let (mut client, theirs) = UnixStream::pair().unwrap();
+    let (socket, peer) = Newcomer::new(theirs).unwrap().into_parts();
+    assert_eq!(peer, Peer::UNIX);
+    eagain::sys::net::send(&socket, b"hello").unwrap();
+    let mut greeting = [0; 5];
+    client.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello");
+}
+
+// ---- without a socket ----------------------------------------------------------------------------------------------
+
+/// A connection on bytes that has had its first turn.
+fn open_wire<S: Service>(driver: &mut Driver<S>, capacity: usize) -> Driven<S, Wire> {
+    let mut driven = driver.open_wire(Peer::UNIX, 0, capacity);
+    driver.turn_with(&mut driven, &mut ByteQueue::new()).unwrap();
+    driven
+}
+
+/// All that can be sent is sent, turn by turn; returns it.
+fn send_all<S: Service>(
+    driver: &mut Driver<S>,
+    driven: &mut Driven<S, Wire>,
+    input: &mut ByteQueue,
+) -> Result<Vec<u8>, (Vec<u8>, End)> {
+    let mut all = Vec::new();
+    while !driven.output().is_empty() {
+        let output = driven.take_output();
+        driven.sent(output.len());
+        all.extend(output);
+        if let Err(end) = driver.turn_with(driven, input) {
+            return Err((all, end));
+        }
+    }
+    Ok(all)
+}
+
+#[test]
+fn while_answers_wait_no_input_is_taken_and_each_place_is_bounded() {
+    const CAPACITY: usize = 1000;
+    let mut driver = Driver::new(Echo, Instant::now());
+    let mut driven = open_wire(&mut driver, CAPACITY);
+    let mut input = ByteQueue::from(vec![7; 1_000_000]);
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert!(!driven.wants_input());
+    assert_eq!(driven.output().len(), CAPACITY);
+    let taken = 1_000_000 - input.len();
+    // One receive passes the mark, and the next is not made.
+    assert!((OUTPUT_HIGH_WATER_BYTES..OUTPUT_HIGH_WATER_BYTES + 128 * 1024).contains(&taken), "{taken}");
+    // What was taken is not yet sent: it counts all the same.
+    assert_eq!(driven.take_output().len(), CAPACITY);
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert_eq!((driven.output().len(), input.len()), (0, 1_000_000 - taken));
+    // A part of it is sent, and as much goes on.
+    driven.sent(10);
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert_eq!(driven.output().len(), 10);
+    driven.sent(CAPACITY - 10);
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    let rest = send_all(&mut driver, &mut driven, &mut input).unwrap();
+    assert_eq!(rest.len(), 1_000_000 - CAPACITY);
+    assert!(driven.wants_input() && input.is_empty());
+}
+
+#[test]
+fn output_can_be_sent_from_where_it_is() {
+    let mut driver = Driver::new(Echo, Instant::now());
+    let mut driven = open_wire(&mut driver, 100);
+    let mut input = ByteQueue::from(b"one two three".to_vec());
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    driven.sent(4);
+    assert_eq!(driven.output(), b"two three");
+    // What is taken now is older than what comes: so many bytes that are sent are bytes of it.
+    assert_eq!(driven.take_output(), b"two three");
+    input.push(b" four");
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    driven.sent(9);
+    assert_eq!(driven.output(), b" four");
+    driven.sent(1);
+    assert_eq!(driven.output(), b"four");
+}
+
+#[test]
+fn the_end_and_our_fin_come_behind_what_is_under_way() {
+    let mut driver = Driver::new(Echo, Instant::now());
+    let mut driven = open_wire(&mut driver, 100);
+    let mut input = ByteQueue::from(b"last words".to_vec());
+    driven.end_input();
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert_eq!(driven.take_output(), b"last words");
+    assert!(!driven.wants_input() && !driven.may_end(true));
+    // A socket would have them by now; here they could still be lost.
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    driven.sent(9);
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    driven.sent(1);
+    assert_eq!(driver.turn_with(&mut driven, &mut input), Err(End::Finished));
+    driver.close(driven, End::Finished);
+
+    // The same when we are first.
+    let mut driven = open_wire(&mut driver, 100);
+    input.push(b"answered");
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    driver.finish(&mut driven).unwrap();
+    assert!(!driven.has_finished() && driver.deadline(&driven).is_none());
+    assert_eq!(driven.take_output(), b"answered");
+    driven.sent(8);
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert!(driven.has_finished() && driven.wants_input());
+    // What the peer sends then is thrown away, until its end or the deadline.
+    input.push(b"too late");
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert!(input.is_empty() && driven.output().is_empty());
+    let deadline = driver.deadline(&driven).expect("it lingers for a second");
+    driver.begin(deadline);
+    assert_eq!(driver.expire(&mut driven), Err(End::Lingered));
+}
+
+/// Takes its input when a timer comes, and until then no more than 10 bytes of it.
+struct Later;
+
+impl Service for Later {
+    type Session = ();
+
+    fn open(&mut self, _: &Client) {}
+
+    fn data(&mut self, (): &mut (), _: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        Next::At(output.now() + Duration::from_secs(1))
+    }
+
+    fn timer(&mut self, (): &mut (), input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        output.forward(input, input.len());
+        Next::More
+    }
+
+    fn input_limit(&self, (): &()) -> usize {
+        10
+    }
+}
+
+#[test]
+fn the_end_of_the_input_is_not_seen_before_the_rest_of_it() {
+    const BYTES: usize = 1_000_000;
+    let mut driver = Driver::new(Later, Instant::now());
+    let mut driven = open_wire(&mut driver, BYTES);
+    let mut input = ByteQueue::from(vec![7; BYTES]);
+    driven.end_input();
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    let mut answer = Vec::new();
+    while !input.is_empty() {
+        assert!(!driven.wants_input());
+        let deadline = driver.deadline(&driven).expect("the rest is due");
+        driver.begin(deadline);
+        driver.expire(&mut driven).unwrap();
+        answer.extend(send_all(&mut driver, &mut driven, &mut input).unwrap());
+    }
+    let deadline = driver.deadline(&driven).expect("the last of it");
+    driver.begin(deadline);
+    driver.expire(&mut driven).unwrap();
+    let Err((last, End::Finished)) = send_all(&mut driver, &mut driven, &mut input) else { panic!("it goes on") };
+    assert_eq!(answer.len() + last.len(), BYTES);
+}
+
+#[test]
+fn a_service_speaks_first_within_the_capacity_and_ends_at_a_drain() {
+    let mut driver = Driver::new(Chargen, Instant::now());
+    let mut driven = open_wire(&mut driver, 740);
+    assert_eq!(driven.output().len(), 740);
+    let before = driven.take_output();
+    driven.sent(740);
+    driver.turn_with(&mut driven, &mut ByteQueue::new()).unwrap();
+    assert!(before.starts_with(b" !\"#") && driven.output().starts_with(b"*+,-"), "it goes on where it was");
+    assert!(driven.may_end(false), "endless by nature");
+}
+
+/// What happens to a connection, by a harness and by bytes.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A byte, so many times.
+    Arrives(u8, usize),
+    /// All that is on its way to the client gets there.
+    Takes,
+    Passes(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let arrives = (any::<u8>(), prop_oneof![1_usize..20, 1_usize..100_000]);
+    prop_oneof![
+        3 => arrives.prop_map(|(byte, times)| Event::Arrives(byte, times)),
+        3 => Just(Event::Takes),
+        1 => (0_u64..30).prop_map(Event::Passes),
+    ]
+}
+
+/// The harness, which the tests of services rely on, and the driver: the same bytes, the same end.
+fn agree<S: Service>(service: fn() -> S, capacity: usize, events: Vec<Event>) -> Result<(), TestCaseError> {
+    let mut harness = Harness::new(service(), Trigger::Edge);
+    let client = harness.connect();
+    harness.capacity(client, capacity);
+    let mut now = Instant::now();
+    let mut driver = Driver::new(service(), now);
+    let mut driven = open_wire(&mut driver, capacity);
+    let (mut input, mut ended) = (ByteQueue::new(), None);
+    let closing = [Event::Takes, Event::Passes(50)];
+    let last = closing.iter().cycle().take(400).cloned();
+    for event in events.into_iter().chain(last) {
+        let turned = match event {
+            Event::Arrives(byte, times) => {
+                let bytes = vec![byte; times];
+                harness.send(client, &bytes);
+                if ended.is_none() {
+                    input.push(&bytes);
+                }
+                Ok(())
+            }
+            Event::Takes => {
+                let (one, other) = (harness.take(client), driven.take_output());
+                prop_assert!(one == other, "{} bytes, {} bytes", one.len(), other.len());
+                driven.sent(other.len());
+                Ok(())
+            }
+            Event::Passes(millis) => {
+                let step = Duration::from_millis(millis);
+                harness.advance(step);
+                now += step;
+                let mut result = Ok(());
+                while result.is_ok() && driver.deadline(&driven).is_some_and(|due| due <= now) {
+                    driver.begin(driver.deadline(&driven).unwrap());
+                    result = driver.expire(&mut driven);
+                    result = result.and_then(|()| driver.turn_with(&mut driven, &mut input));
+                }
+                driver.begin(now);
+                result
+            }
+        };
+        if ended.is_none() {
+            ended = turned.and_then(|()| driver.turn_with(&mut driven, &mut input)).err();
+        }
+        if ended.is_none() && harness.end(client).is_none() && !harness.has_finished(client) {
+            prop_assert_eq!(harness.unreceived(client), input.len());
+        }
+    }
+    // The harness ends earlier: what was sent is with its kernel.
+    if capacity >= 20_000 {
+        prop_assert_eq!(harness.end(client), ended);
+        prop_assert!(ended.is_some() || input.is_empty());
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bytes_and_the_harness_agree(
+        capacity in prop_oneof![1_usize..100, 20_000_usize..200_000],
+        events in vec(event(), 1..40),
+    ) {
+        agree(|| Echo, capacity, events.clone())?;
+        agree(|| Frames::new(1000), capacity, events.clone())?;
+        agree(|| Delay::new(Duration::from_millis(10)), capacity, events)?;
+    }
 }

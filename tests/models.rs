@@ -174,7 +174,7 @@ fn an_option_that_a_model_does_not_have_is_refused_by_name() {
     let switches = [["--edge-triggered"], ["--proxy-protocol"], ["--trace"]];
     let options = with_value.iter().map(|(name, value)| vec![*name, *value]);
     for option in options.chain(switches.iter().map(|name| name.to_vec())) {
-        for model in ["threads", "select", "poll", "epoll"] {
+        for model in ["threads", "select", "poll", "completion", "epoll"] {
             let mut command = Command::new(program());
             command.args(["serve", "--check", "--model", model]).args(&option).stdin(Stdio::null());
             let output = command.output().unwrap();

@@ -23,6 +23,14 @@ in_every_setup! {
     soft_limit_on_descriptors_is_raised_and_said,
 }
 
+// Threads have a limit of their own, and what each of them costs is another matter.
+in_one_thread! {
+    out_of_descriptors_it_waits_quietly_and_serves_all_in_the_end,
+    out_of_descriptors_a_close_lets_the_next_one_in,
+    out_of_descriptors_resets_in_the_queue_hurt_nobody,
+    churn_leaves_no_memory_and_no_descriptor_behind,
+}
+
 /// The program under limits on open files of its own: `prlimit` of util-linux turns into it.
 fn with_nofile(soft: u32, hard: u32) -> Command {
     let mut command = Command::new("prlimit");
@@ -137,6 +145,17 @@ fn out_of_descriptors_resets_in_the_queue_hurt_nobody(setup: Setup) {
 }
 
 fn idle_connections_cost_at_most_128_bytes(setup: Setup) {
+    idle_connections_cost_at_most(128, setup);
+}
+
+/// A receive waits on each, and owns its buffer.
+#[test]
+fn an_idle_connection_of_a_completion_port_costs_at_most_a_kib() {
+    idle_connections_cost_at_most(1024, Setup { edge_triggered: false, workers: 1, model: Some("completion") });
+}
+
+#[track_caller]
+fn idle_connections_cost_at_most(most: u64, setup: Setup) {
     // Noise: pages of code that are first used here, and tables that grow by doubling.
     const NOISE: u64 = 256 * 1024;
     let count = 5000.min(raise_nofile_limit() / 4);
@@ -149,7 +168,7 @@ fn idle_connections_cost_at_most_128_bytes(setup: Setup) {
         let before = server.rss();
         let clients: Vec<TcpStream> = (0..count).map(|_| connect(address)).collect();
         wait_until_at_rest(&server);
-        let bound = 128 * count + NOISE;
+        let bound = most * count + NOISE;
         let silent = server.rss().saturating_sub(before);
         for client in &clients {
             send(client, &request);

@@ -38,16 +38,32 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("listener", &["sys", "client"]),
     ("completion", &["sys", "slab", "deadline", "client", "listener"]),
     ("connection", &["sys", "buffer", "timeouts"]),
+    ("wire", &["buffer", "connection"]),
     ("trace", &["sys", "client", "service"]),
     ("parcel", &["sys", "buffer", "client", "connection", "timeouts"]),
     ("exchange", &["metrics", "sys", "buffer", "client", "service", "connection", "trace", "timeouts"]),
     ("level", &["sys", "connection", "exchange"]),
     ("edge", &["sys", "connection", "exchange"]),
-    ("driver", &["sys", "slab", "client", "service", "listener", "connection", "exchange", "level", "trace"]),
+    ("driver", BELOW_THE_DRIVER),
     ("mailbox", &["metrics", "sys", "slab", "client", "timeouts", "listener", "parcel"]),
     ("worker", BELOW_THE_WORKER),
     ("server", BELOW_THE_SERVER),
     ("harness", BELOW_THE_HARNESS),
+];
+/// A connection on a wire is drained as under edge, one with a socket served as under level.
+const BELOW_THE_DRIVER: &[&str] = &[
+    "sys",
+    "slab",
+    "buffer",
+    "client",
+    "service",
+    "listener",
+    "connection",
+    "wire",
+    "exchange",
+    "level",
+    "edge",
+    "trace",
 ];
 /// Not `level` and not `edge`: the loop is the same for both, and is compiled for each.
 const BELOW_THE_WORKER: &[&str] = &[
@@ -82,6 +98,7 @@ const BELOW_THE_HARNESS: &[&str] = &[
     "client",
     "service",
     "connection",
+    "wire",
     "trace",
     "exchange",
     "level",

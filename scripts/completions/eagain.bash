@@ -39,7 +39,7 @@ _eagain() {
             ;;
         bench:--churn | bench:--help) ;;
         serve:--model)
-            mapfile -t COMPREPLY < <(compgen -W 'threads select poll epoll' -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W 'threads select poll completion epoll' -- "$word")
             return
             ;;
         serve:--edge-triggered | serve:--check | serve:--proxy-protocol | serve:--trace | serve:--help) ;;

@@ -27,8 +27,8 @@ complete -c eagain -n $eagain_serve -l log -x -d 'print what arrives'
 complete -c eagain -n $eagain_serve -l delay -x -d 'send back what arrives, later'
 complete -c eagain -n $eagain_serve -l delay-ms -x -d 'how much later, in milliseconds [1000]'
 complete -c eagain -n $eagain_serve -l edge-triggered -d 'edge-triggered epoll [level-triggered]'
-complete -c eagain -n $eagain_serve -l model -x -a 'threads select poll epoll' \
-    -d 'threads, select, poll or epoll [epoll]'
+complete -c eagain -n $eagain_serve -l model -x -a 'threads select poll completion epoll' \
+    -d 'threads, select, poll, completion, epoll [epoll]'
 complete -c eagain -n $eagain_serve -l workers -x -d 'threads, an epoll each [one per processor]'
 complete -c eagain -n $eagain_serve -l accept -x -a 'handoff exclusive reuseport' \
     -d 'handoff, exclusive or reuseport [handoff]'

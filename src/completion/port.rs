@@ -365,8 +365,13 @@ impl Port {
         let Some(entry) = self.table.get(socket) else { return };
         // HUP alone is a TCP socket that was never connected (tcp_poll); a connection that has ended says RDHUP, too.
         let insists = event.read_closed() || event.error() || event.priority();
-        entry.seat().ready(event.should_read(), event.should_write(), insists);
-        self.drive(&entry, Leave::ForMe);
+        let mut seat = entry.seat();
+        seat.ready(event.should_read(), event.should_write(), insists);
+        let taken = seat.enter();
+        drop(seat);
+        if let Some(taken) = taken {
+            self.drive_with(&entry, taken, Leave::ForMe);
+        }
     }
 
     fn submit(&self, socket: SocketId, task: Task) -> Result<OperationId, (Reason, Task)> {
@@ -377,8 +382,11 @@ impl Port {
             Ok(sequence) => {
                 // Under the lock: nobody can complete it before it is counted.
                 self.queue.accepted();
+                let taken = seat.enter();
                 drop(seat);
-                self.drive(&entry, Leave::ForAnybody);
+                if let Some(taken) = taken {
+                    self.drive_with(&entry, taken, Leave::ForAnybody);
+                }
                 Ok(OperationId(Kind::Socket(socket, direction, sequence)))
             }
             Err((Taken::Busy, task)) => Err((Reason::Busy, task)),

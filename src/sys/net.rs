@@ -11,11 +11,13 @@
 //!   (`accept-inherits-nothing`). [`NonBlocking::accept`] sets both in the same call.
 //! - d. A receive of at most 0 bytes returns 0, exactly like the end of the stream. Do not ask for 0.
 //! - e. The C library makes `recv` and `send` cancellation points: in a program with threads each call pays for two
-//!   atomic exchanges. [`recv_slice`] and [`send`], which a server calls for every message, are direct system calls.
+//!   atomic exchanges. [`recv_slice`], [`recv_append`] and [`send`], which a server calls for every message, are direct
+//!   system calls.
 //!
 //! Errors are plain [`io::Error`]s with their `raw_os_error`; making one allocates nothing.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -115,7 +117,7 @@ pub fn recv_append(socket: impl AsFd, buffer: &mut Vec<u8>, most: usize) -> io::
     buffer.try_reserve(most).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
     let spare = buffer.spare_capacity_mut();
     let room = most.min(spare.len());
-    let received = SockRef::from(&socket).recv(&mut spare[..room])?;
+    let received = recv(socket.as_fd(), &mut spare[..room])?;
     // SAFETY: the kernel has written the first `received` bytes of the spare capacity, which begins
     // at `len` and which was at least as long.
     unsafe { buffer.set_len(buffer.len() + received) };
@@ -133,12 +135,19 @@ pub fn recv_append(socket: impl AsFd, buffer: &mut Vec<u8>, most: usize) -> io::
 #[doc(alias = "recv")]
 #[inline]
 pub fn recv_slice(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, length) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: the same memory, to which the kernel writes bytes that are initialized, and nothing else is written.
+    recv(socket.as_fd(), unsafe { std::slice::from_raw_parts_mut(start, length) })
+}
+
+#[inline]
+fn recv(socket: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes to memory that `&mut` keeps for us alone. No address is
     // asked for: the last two arguments are NULL.
     let received = unsafe {
         libc::syscall(
             libc::SYS_recvfrom,
-            socket.as_fd().as_raw_fd() as libc::c_long,
+            socket.as_raw_fd() as libc::c_long,
             buffer.as_mut_ptr(),
             buffer.len(),
             0 as libc::c_long,

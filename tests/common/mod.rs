@@ -72,7 +72,7 @@ macro_rules! in_every_setup {
 }
 pub(crate) use in_every_setup;
 
-/// As [`in_every_setup`], and under the other models too: seven tests of each.
+/// As [`in_every_setup`], and under the other models too: eight tests of each.
 macro_rules! in_every_model {
     ($($fact:ident),+ $(,)?) => {
         $crate::common::in_every_setup!($($fact),+);
@@ -81,7 +81,7 @@ macro_rules! in_every_model {
 }
 pub(crate) use in_every_model;
 
-/// Under the models that are not epoll: three tests of each function.
+/// Under the models that are not epoll: four tests of each function.
 macro_rules! in_other_models {
     ($($fact:ident),+ $(,)?) => {
         $crate::common::in_one_setup!(threads, Some("threads"), false, 1, $($fact),+);
@@ -90,11 +90,12 @@ macro_rules! in_other_models {
 }
 pub(crate) use in_other_models;
 
-/// Under select and poll: two tests of each function.
+/// Under select, poll and completion: three tests of each function.
 macro_rules! in_one_thread {
     ($($fact:ident),+ $(,)?) => {
         $crate::common::in_one_setup!(select, Some("select"), false, 1, $($fact),+);
         $crate::common::in_one_setup!(poll, Some("poll"), false, 1, $($fact),+);
+        $crate::common::in_one_setup!(completion, Some("completion"), false, 1, $($fact),+);
     };
 }
 pub(crate) use in_one_thread;

@@ -1,12 +1,14 @@
-//! `serve --model`: the older ways to wait for many clients, each a page beside the two of epoll.
+//! `serve --model`: other ways to wait for many clients, each a page beside the two of epoll.
 //!
 //! - `threads.rs`: a thread for each connection, which sleeps in `recv` and in `send`;
 //! - `select.rs`: one thread, three bit sets of 1,024 descriptors, made and searched at every turn;
-//! - `poll.rs`: one thread, a list of all descriptors, handed to the kernel at every turn.
+//! - `poll.rs`: one thread, a list of all descriptors, handed to the kernel at every turn;
+//! - `completion.rs`: one thread, a completion port: operations are asked for, and tell when they are done.
 //!
 //! The services and the code of a connection are those of the library ([`eagain::driver`]): what `eagain compare`
 //! finds to differ is how the models wait. `crowd.rs` is what select and poll have in common.
 
+mod completion;
 mod crowd;
 mod poll;
 mod select;
@@ -52,6 +54,10 @@ pub(crate) fn serve(
         Model::Threads => {
             let makings = threads::Makings { setting: Arc::clone(&setting), scribe: scribe.clone() };
             threads::serve(listeners, orders, makings, most)
+        }
+        Model::Completion => {
+            let service = Any::new(&setting, scribe.clone(), None);
+            completion::serve(service, listeners, orders, Refusals::new(scribe.clone()), most)
         }
         Model::Select => select::serve(crowd(listeners, orders, select::HIGHEST)),
         Model::Poll | Model::Epoll => poll::serve(crowd(listeners, orders, None)),

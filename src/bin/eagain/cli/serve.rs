@@ -66,7 +66,12 @@ pub(crate) enum Model {
     Threads,
     Select,
     Poll,
+    Completion,
     Epoll,
+}
+
+impl Model {
+    const ALL: [Self; 5] = [Self::Threads, Self::Select, Self::Poll, Self::Completion, Self::Epoll];
 }
 
 impl fmt::Display for Model {
@@ -75,6 +80,7 @@ impl fmt::Display for Model {
             Model::Threads => "threads",
             Model::Select => "select",
             Model::Poll => "poll",
+            Model::Completion => "completion",
             Model::Epoll => "epoll",
         })
     }
@@ -156,7 +162,7 @@ pub(super) struct ServeArgs {
     /// edge-triggered epoll [level-triggered]
     #[argh(switch)]
     edge_triggered: bool,
-    /// threads, select, poll or epoll [epoll]
+    /// threads, select, poll, completion, epoll [epoll]
     #[argh(option, arg_name = "NAME", from_str_fn(model))]
     model: Option<Model>,
     /// threads, an epoll each [one per processor]
@@ -350,10 +356,8 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
 }
 
 fn model(text: &str) -> Result<Model, String> {
-    [Model::Threads, Model::Select, Model::Poll, Model::Epoll]
-        .into_iter()
-        .find(|model| model.to_string() == text)
-        .ok_or_else(|| "expected threads, select, poll or epoll".to_owned())
+    let model = Model::ALL.into_iter().find(|model| model.to_string() == text);
+    model.ok_or_else(|| "expected threads, select, poll, completion or epoll".to_owned())
 }
 
 fn accept(text: &str) -> Result<Accept, String> {

@@ -22,22 +22,23 @@ use crate::models;
 use crate::say;
 
 /// A model by its name in all figures, and the options of `serve` that select it. Epoll has one worker, as the others
-/// have one thread, or would have if they had a choice.
+/// have one thread that serves, or would have if they had a choice.
 pub(super) struct Model {
     pub(super) name: &'static str,
     pub(super) options: &'static [&'static str],
 }
 
-pub(super) const MODELS: [Model; 5] = [
+pub(super) const MODELS: [Model; 6] = [
     Model { name: "threads", options: &["--model", "threads"] },
     Model { name: "select", options: &["--model", "select"] },
     Model { name: "poll", options: &["--model", "poll"] },
+    Model { name: "completion", options: &["--model", "completion"] },
     Model { name: "epoll-level", options: &["--workers", "1"] },
     Model { name: "epoll-edge", options: &["--workers", "1", "--edge-triggered"] },
 ];
 
 /// The one that is measured a second time.
-pub(super) const TWICE: usize = 3;
+pub(super) const TWICE: usize = 4;
 
 /// Descriptors that the server or the client needs besides those of connections.
 const OTHER_DESCRIPTORS: usize = 64;
@@ -269,10 +270,16 @@ impl<'a> Campaign<'a> {
         Ok(())
     }
 
-    fn results(self) -> (Vec<Cell>, Vec<Cell>, Vec<Missing>) {
+    fn results(mut self) -> (Vec<Cell>, Vec<Cell>, Vec<Missing>) {
         let mut cells: Vec<Vec<Cell>> = Vec::new();
         for (series, places) in self.runs.iter().enumerate() {
-            cells.push(places.iter().filter_map(|place| cell(model_of(series).name, place)).collect());
+            let model = model_of(series).name;
+            cells.push(places.iter().filter_map(|place| cell(model, place)).collect());
+            let is_second = series == MODELS.len();
+            let lost = |place: &&Place| !is_second && !place.runs.is_empty() && cell(model, place).is_none();
+            let failed = places.iter().filter(lost);
+            let why = "a run was too short for a figure: on a machine this busy, nothing was answered in time";
+            self.missing.extend(failed.map(|place| Missing { model, idle: place.idle, why: why.to_owned() }));
         }
         let again = cells.pop().unwrap_or_default();
         (cells.concat(), again, self.missing)

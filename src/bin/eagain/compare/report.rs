@@ -130,10 +130,10 @@ impl Comparison {
         let (environment, grid) = (&self.environment, &self.grid);
         format!(
             "# Server models compared\n\n\
-             `eagain compare{}` of eagain {}: the same services and the same connection code under five ways to wait.\n\
+             `eagain compare{}` of eagain {}: the same services and the same connection code under six ways to wait.\n\
              {}, {} processors, Linux {}. Echo over the loopback; the client on the same machine. Each figure is the\n\
-             median of {} runs of {} seconds, one server process each. Epoll, select and poll have one thread,\n\
-             `threads` has one for each connection and may use every processor.\n",
+             median of {} runs of {} seconds, one server process each. All have one thread that serves but `threads`,\n\
+             which has one for each connection and may use every processor.\n",
             if self.quick { " --quick" } else { "" },
             environment.version,
             environment.cpu,
@@ -206,7 +206,8 @@ impl Comparison {
         let _ = writeln!(text, "\n## Memory of an idle connection\n");
         let _ = writeln!(
             text,
-            "Of the server process (VmRSS). What the kernel keeps for a socket, and for a thread, is not in it.\n"
+            "Of the server process (VmRSS). What the kernel keeps for a socket, and for a thread, is not in it. With \
+             completion a receive waits on each, and owns its buffer.\n"
         );
         let _ = writeln!(text, "| model | bytes | measured with |\n|---|---:|---:|");
         for memory in &self.memory {

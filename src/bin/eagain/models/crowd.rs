@@ -26,13 +26,13 @@ pub(super) enum Source {
 }
 
 /// Keys of the deadlines; the slots of the connections come behind.
-const KEY_ACCEPT: u32 = 0;
-const KEY_SWEEP: u32 = 1;
-const KEY_STOP: u32 = 2;
-const KEYS: u32 = 3;
+pub(super) const KEY_ACCEPT: u32 = 0;
+pub(super) const KEY_SWEEP: u32 = 1;
+pub(super) const KEY_STOP: u32 = 2;
+pub(super) const KEYS: u32 = 3;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Serving,
     /// Nobody is accepted any more. From `firm` on also those are ended who never fall silent.
     Draining {
