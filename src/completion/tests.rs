@@ -114,12 +114,12 @@ mod sync {
 
 /// Runs `test` under many schedules: some at random, some that change threads seldom, which finds what needs one thread
 /// to be held up for long ("A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010). Each
-/// of the two ends after a second.
+/// of the two ends after three seconds.
 fn explore(schedules: usize, test: fn()) {
     let config = || {
         let mut config = Config::new();
         config.stack_size = 1 << 17;
-        config.max_time = Some(Duration::from_secs(1));
+        config.max_time = Some(Duration::from_secs(3));
         config
     };
     Runner::new(RandomScheduler::new(schedules / 2), config()).run(test);
@@ -132,7 +132,10 @@ fn take_all(port: &Arc<Port>, mut each: impl FnMut(Completion) + Send + 'static)
     thread::spawn(move || {
         loop {
             match port.next(Timeout::Never) {
-                Ok(Some(completion)) => each(completion),
+                Ok(Some(completion)) => {
+                    assert!(port.outstanding() < 100, "below 0: it was not counted before it could complete");
+                    each(completion);
+                }
                 Ok(None) => panic!("nothing, and no timeout"),
                 Err(Error::Ended) => return,
                 Err(error) => panic!("{error}"),
@@ -303,6 +306,27 @@ fn one_connections_bytes_stay_in_order_and_none_is_left_whoever_serves_it() {
     });
 }
 
+/// Who calls is none of those that take, and does not come again.
+#[test]
+fn what_a_call_completes_wakes_a_thread() {
+    explore(1_000, || {
+        let port = Arc::new(Port::new().unwrap());
+        let (ours, _theirs) = pair();
+        let socket = associate(&port, ours);
+        let taker = {
+            let port = Arc::clone(&port);
+            thread::spawn(move || assert!(matches!(port.next(Timeout::Never), Ok(Some(_)))))
+        };
+        match thread_rng().gen_range(0..4) {
+            0 => assert!(port.send(socket, vec![1]).is_ok()),
+            1 => assert!(port.cancel(port.recv(socket, room()).unwrap())),
+            2 => assert!(port.cancel(port.timer(kernel::now() + Duration::from_secs(1), 0).unwrap())),
+            _ => assert!(port.recv(socket, room()).is_ok() && port.close(socket)),
+        }
+        join([taker]);
+    });
+}
+
 /// Each thread keeps what it has until all have one.
 #[test]
 fn a_burst_wakes_as_many_threads_as_it_has_work_for() {
@@ -443,11 +467,26 @@ fn each_timer_comes_once_not_early_and_wakes_somebody() {
 }
 
 #[test]
+fn of_timers_that_threads_set_at_once_the_kernel_is_told_the_first() {
+    explore(1_000, || {
+        let port = Arc::new(Port::new().unwrap());
+        let start = kernel::now();
+        let askers = [1_000, 500, 2].map(|millis| {
+            let port = Arc::clone(&port);
+            thread::spawn(move || assert!(port.timer(start + Duration::from_millis(millis), millis).is_ok()))
+        });
+        join(askers);
+        let set_to = kernel::timerfd_is_set_to().expect("three timers");
+        assert!(set_to <= start + Duration::from_millis(4), "late by {:?}", set_to - start);
+    });
+}
+
+#[test]
 fn what_begins_while_the_port_ends_is_refused_or_completes() {
-    explore(3_000, || {
+    explore(2_000, || {
         let port = Arc::new(Port::new().unwrap());
         let ledger = Arc::new(Ledger::default());
-        let (ours, _theirs) = pair();
+        let (ours, theirs) = pair();
         let socket = associate(&port, ours);
         let takers: Vec<_> = (0..2)
             .map(|_| {
@@ -472,13 +511,11 @@ fn what_begins_while_the_port_ends_is_refused_or_completes() {
                 port.post(3).ok();
             })
         };
-        let ends = Arc::clone(&port);
-        let ender = thread::spawn(move || ends.end());
         port.end();
-        join(takers.into_iter().chain([asker, ender]));
+        join(takers.into_iter().chain([asker]));
         ledger.check(&port);
         assert!(matches!(port.next(Timeout::Now), Err(Error::Ended)));
-        drop(_theirs);
+        drop(theirs);
         assert_eq!(kernel::open_sockets(), 0);
     });
 }
@@ -503,6 +540,28 @@ fn who_takes_the_last_completion_lets_those_go_who_sleep() {
         port.end();
         join(takers);
         assert_eq!(taken.load(SeqCst), 1);
+    });
+}
+
+/// The taker goes when it is told; what comes then, is lost.
+#[test]
+fn two_threads_that_end_a_port_leave_no_completion_behind() {
+    explore(2_000, || {
+        let port = Arc::new(Port::new().unwrap());
+        let (ours, _theirs) = pair();
+        let socket = associate(&port, ours);
+        let taker = take_all(&port, |_| ());
+        let asker = {
+            let port = Arc::clone(&port);
+            thread::spawn(move || drop(port.recv(socket, room())))
+        };
+        let ender = {
+            let port = Arc::clone(&port);
+            thread::spawn(move || port.end())
+        };
+        port.end();
+        join([taker, asker, ender]);
+        assert_eq!(port.outstanding(), 0);
     });
 }
 

@@ -95,6 +95,15 @@ pub(super) fn open_sockets() -> usize {
     enter().files.values().filter(|file| matches!(file.kind, Kind::Stream { .. })).count()
 }
 
+/// When the timerfd will fire.
+pub(super) fn timerfd_is_set_to() -> Option<Instant> {
+    let state = enter();
+    state.files.values().find_map(|file| match file.kind {
+        Kind::Timer { set_to, .. } => set_to.map(|set_to| state.start + set_to),
+        _ => None,
+    })
+}
+
 /// Lets the timerfd fire, whenever it is set, as late as the scheduler likes; until `over`.
 pub(super) fn let_time_pass(over: impl Fn() -> bool) {
     let mut state = enter();
