@@ -5,6 +5,8 @@
 mod example;
 #[path = "completion/model.rs"]
 mod model;
+#[path = "completion/strangers.rs"]
+mod strangers;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

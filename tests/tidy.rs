@@ -248,7 +248,7 @@ fn the_library_knows_nothing_of_the_program() {
     fn rule(tree: &Tree, found: &mut Findings) {
         for file in tree.rust().filter(|file| file.path.starts_with("src/")) {
             let library = !file.path.starts_with("src/bin/");
-            file.each_line(&file.code, |line, text| {
+            file.each_line(&file.shipped, |line, text| {
                 if library && (has_word(text, "argh") || text.contains("crate::bin")) {
                     found.add(file, line, "the library uses the program or its option parser");
                 }

@@ -54,12 +54,19 @@
 //! # References
 //! "I/O Completion Ports", Microsoft's documentation of Windows; `epoll(7)`.
 
+mod kernel;
 mod operation;
 mod port;
 mod queue;
 mod seat;
 mod table;
+#[cfg(test)]
+mod tests;
 mod timers;
+
+use std::sync;
+
+use crate::limits;
 
 pub use operation::{Completion, Failure, OperationId, Outcome, Reason, Refused, SocketId};
 pub use port::{AssociateError, Error, NotAssociated, Port};

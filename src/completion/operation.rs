@@ -2,14 +2,15 @@
 
 use std::io;
 
-use socket2::{SockAddr, Socket};
+use socket2::SockAddr;
 
+use super::kernel::Socket;
+use super::kernel::net::{self, NonBlocking};
+use super::limits::TURN_BUDGET_BYTES;
 use super::seat::{Direction, Verdict};
 use crate::client::Peer;
-use crate::limits::TURN_BUDGET_BYTES;
 use crate::listener::Refusal;
 use crate::slab::Token;
-use crate::sys::net::{self, NonBlocking};
 
 /// Names one socket of one port, for ever: it is not given out again when the socket is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,21 +1,22 @@
 //! The port: what threads call.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use socket2::{Protocol, SockAddr, Socket};
+use socket2::{Protocol, SockAddr};
 
+use super::kernel::epoll::{self, Epoll, Event, Events, Interest, Mode, Timeout};
+use super::kernel::net::NonBlocking;
+use super::kernel::{Socket, now};
+use super::limits::{ACCEPT_BUDGET, COMPLETION_EVENTS_PER_WAIT, TURN_BUDGET_BYTES};
 use super::operation::{Completion, Failure, Kind, OperationId, Outcome, Reason, Refused, SocketId, Task};
 use super::queue::{Next, Queue};
 use super::seat::{Cancel, Direction, Seat, Step, Taken};
+use super::sync::atomic::{AtomicBool, Ordering};
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::table::Table;
 use super::timers::Timers;
-use crate::limits::{ACCEPT_BUDGET, COMPLETION_EVENTS_PER_WAIT, TURN_BUDGET_BYTES};
 use crate::slab::Token;
-use crate::sys::epoll::{self, Epoll, Event, Events, Interest, Mode, Timeout};
-use crate::sys::net::NonBlocking;
 
 /// Tokens of the port's own descriptors; those of sockets are below 2³¹ in their lower half.
 const WAKER: u64 = u64::MAX;
@@ -275,9 +276,14 @@ impl Port {
     }
 
     /// Ends the port: closes all sockets, cancels all timers, refuses what comes later. [`next`](Self::next) hands out
-    /// what is left, so that every buffer comes back, and then says [`Error::Ended`] to each thread.
+    /// what is left, so that every buffer comes back, and then says [`Error::Ended`] to each thread. A second call does
+    /// nothing.
     pub fn end(&self) {
-        self.ended.store(true, Ordering::Relaxed);
+        // Two threads in here: one would find the table empty and tell the queue, while the other has yet to close what
+        // it took out of the table. Threads would go, and miss what was asked of those sockets until then.
+        if self.ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
         for entry in self.table.drain() {
             self.close_entry(&entry);
         }
@@ -307,7 +313,7 @@ impl Port {
         let timeout = timeout.into();
         let mut over = timeout == Timeout::Now;
         let until = match timeout {
-            Timeout::After(duration) => Instant::now().checked_add(duration),
+            Timeout::After(duration) => now().checked_add(duration),
             Timeout::Now | Timeout::Never => None,
         };
         let mut asked = false;
@@ -322,7 +328,7 @@ impl Port {
                     return Ok(None);
                 }
                 Next::Sleep => {
-                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    let left = until.map(|until| until.saturating_duration_since(now()));
                     over |= left.is_some_and(|left| left.is_zero());
                     let wait = if over { Timeout::Now } else { left.into() };
                     self.ask(wait, true)?;

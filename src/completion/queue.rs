@@ -6,14 +6,14 @@
 //! that are awake.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::kernel::eventfd::{EfdFlags, EventFd};
+use super::limits::{COMPLETION_POSTS_MAX, COMPLETIONS_BETWEEN_POLLS};
 use super::operation::Reason;
-use crate::limits::{COMPLETION_POSTS_MAX, COMPLETIONS_BETWEEN_POLLS};
+use super::sync::atomic::{AtomicUsize, Ordering};
+use super::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What [`Queue::take`] tells a thread to do.
 #[derive(Debug)]

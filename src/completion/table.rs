@@ -1,10 +1,9 @@
 //! The sockets of a port, by name: found by an index and a comparison, without a hash, by any thread.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
+use super::limits::{COMPLETION_SHARDS, SLOTS_MAX};
 use super::operation::SocketId;
-use crate::limits::{COMPLETION_SHARDS, SLOTS_MAX};
+use super::sync::atomic::{AtomicUsize, Ordering};
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::slab::{Slab, Token};
 
 /// Slots that one shard can have, so that all names of all shards differ and stay below the port's own tokens.
@@ -75,29 +74,4 @@ fn place(SocketId(token): SocketId) -> (Token, usize) {
     let generation = token.to_bits() & !u64::from(u32::MAX);
     let slot = token.slot() / COMPLETION_SHARDS as u32;
     (Token::from_bits(generation | u64::from(slot)), token.slot() as usize % COMPLETION_SHARDS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_found_until_they_are_removed_and_never_again() {
-        let table = Table::new();
-        let ids: Vec<SocketId> = (0..100)
-            .map(|_| {
-                let mut id = None;
-                table.insert(|| true, |name| id.insert(name).0.to_bits());
-                id.unwrap()
-            })
-            .collect();
-        assert!(ids.iter().all(|&id| table.get(id).is_some_and(|bits| *bits == id.0.to_bits())));
-        for &id in &ids {
-            assert!(table.remove(id).is_some() && table.remove(id).is_none() && table.get(id).is_none());
-        }
-        table.insert(|| true, |name| name.0.to_bits());
-        assert!(ids.iter().all(|&id| table.get(id).is_none()));
-        assert_eq!(table.drain().len(), 1);
-        assert!(table.insert(|| false, |name| name.0.to_bits()).is_none() && table.drain().is_empty());
-    }
 }

@@ -3,16 +3,17 @@
 //! The kernel wakes one sleeper when the timerfd fires. Were each sleeping thread to count down for itself, all of them
 //! would wake for each timer, and one that is set after they have fallen asleep would find nobody who knows of it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::kernel::now;
+use super::kernel::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use super::limits::COMPLETION_TIMERS_MAX;
 use super::operation::Reason;
+use super::sync::{Mutex, MutexGuard, PoisonError};
 use crate::deadline::Deadlines;
-use crate::limits::COMPLETION_TIMERS_MAX;
 use crate::slab::{Slab, Token};
 
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Timers {
     pub(super) fn new() -> Result<Self, Errno> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let descriptor = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        let wheel = Deadlines::new(Instant::now());
+        let wheel = Deadlines::new(now());
         let inner = Inner { keys: Slab::new(), wheel, set_to: None, setting: false, ended: false };
         Ok(Self { inner: Mutex::new(inner), descriptor })
     }
@@ -96,7 +97,7 @@ impl Timers {
         let mut inner = self.lock();
         inner.set_to = None;
         let mut slots = Vec::new();
-        inner.wheel.expire(Instant::now(), &mut slots);
+        inner.wheel.expire(now(), &mut slots);
         let due = slots
             .into_iter()
             .filter_map(|slot| {
@@ -129,7 +130,7 @@ impl Timers {
 impl Inner {
     /// The first deadline and how far it is, if the timerfd does not fire by then and nobody is at it.
     fn to_set(&self) -> Option<(Instant, Duration)> {
-        let now = Instant::now();
+        let now = now();
         let wait = self.wheel.next(now)?;
         let first = now + wait;
         let in_time = self.set_to.is_some_and(|set_to| set_to <= first);

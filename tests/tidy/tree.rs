@@ -77,7 +77,8 @@ impl File {
     pub(crate) fn new(path: &str, text: &str) -> File {
         let rust = path.ends_with(".rs");
         let code = if rust { blank_comments_and_literals(text) } else { String::new() };
-        let shipped = if path.ends_with("/tests.rs") { String::new() } else { blank_test_modules(&code) };
+        let tests = path.ends_with("/tests.rs") || path.contains("/tests/");
+        let shipped = if tests { String::new() } else { blank_test_modules(&code) };
         File { path: path.to_owned(), text: text.to_owned(), code, shipped }
     }
 
