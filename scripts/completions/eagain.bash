@@ -55,14 +55,14 @@ _eagain() {
             mapfile -t COMPREPLY < <(compgen -W 'text tap json html' -- "$word")
             return
             ;;
-        lab:--output | lab:diff)
+        lab:--output | lab:diff | lab:matrix)
             compopt -o filenames 2>/dev/null
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
             return
             ;;
         lab:lab)
             if [[ $word != -* ]]; then
-                mapfile -t COMPREPLY < <(compgen -W 'run explain quiz gallery diff' -- "$word")
+                mapfile -t COMPREPLY < <(compgen -W 'run explain quiz gallery diff matrix' -- "$word")
                 return
             fi
             ;;
@@ -182,6 +182,7 @@ _eagain() {
                 --format
                 --output
                 --mutated
+                --slack
                 -h --help'
             ;;
     esac

@@ -99,10 +99,11 @@ complete -c eagain -n $eagain_compare -l json -r -F -d 'write the figures to a f
 complete -c eagain -n $eagain_compare -s h -l help -d 'show the help'
 # The program tells the names of its experiments: the indented lines of its list.
 complete -c eagain -n "$eagain_lab" \
-    -a 'run explain quiz gallery diff all (eagain lab 2>/dev/null | string replace -rf "^  [* -] " "")'
+    -a 'run explain quiz gallery diff matrix all (eagain lab 2>/dev/null | string replace -rf "^  [* -] " "")'
 complete -c eagain -n $eagain_lab -l format -x -a 'text tap json html' -d 'text, tap, json or html [text]'
 complete -c eagain -n $eagain_lab -l output -r -F -d 'write the results to this file'
 complete -c eagain -n $eagain_lab -l mutated -d 'spoil each experiment: each must then fail'
+complete -c eagain -n $eagain_lab -l slack -x -d 'wait so many times longer for what is to happen: 1 to 100 [1]'
 complete -c eagain -n $eagain_lab -s h -l help -d 'show the help'
 
 complete -c eagain -n "$eagain_inspect" -a '(__fish_complete_pids)'

@@ -21,9 +21,7 @@ pub(crate) fn write(directory: &Path) -> Result<(), String> {
 }
 
 fn page(group: &Group) -> String {
-    let mut letters = group.title.chars();
-    let title: String = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
-    let mut text = format!("# {title}\n\n");
+    let mut text = format!("# {}\n\n", title(group));
     let _ = writeln!(text, "<!-- written by `eagain lab book docs/epoll`; do not edit -->\n");
     text += &broken(&format!(
         "Try all of these with `eagain lab run {}`. How each is performed stands in \
@@ -46,12 +44,18 @@ fn page(group: &Group) -> String {
     text
 }
 
+/// With a capital letter.
+pub(super) fn title(group: &Group) -> String {
+    let mut letters = group.title.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
+}
+
 /// Signs that Markdown would take for its own.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('_', "\\_").replace('*', "\\*").replace('<', "&lt;").replace('|', "\\|")
 }
 
-fn broken(text: &str) -> String {
+pub(super) fn broken(text: &str) -> String {
     let (mut lines, mut length) = (String::new(), 0);
     for word in text.split_whitespace() {
         let width = word.chars().count();

@@ -18,7 +18,7 @@ pub(crate) fn run(old: &Path, new: &Path) -> Result<ExitCode, String> {
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(path: &Path) -> Result<Document, String> {
+pub(super) fn read(path: &Path) -> Result<Document, String> {
     let text = read_at_most(path, MOST).map_err(|error| say::reason(&error)).and_then(|text| json::read(&text));
     text.map_err(|why| format!("{}: {why}", path.display()))
 }

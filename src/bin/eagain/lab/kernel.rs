@@ -2,7 +2,16 @@
 
 /// As `uname -r` prints it.
 pub(crate) fn release() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    told("osrelease")
+}
+
+/// As `uname -v` prints it.
+pub(crate) fn build() -> String {
+    told("version")
+}
+
+fn told(name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
     text.trim().to_owned()
 }
 
@@ -11,7 +20,7 @@ pub(crate) fn version() -> (u16, u16) {
     parse(&release())
 }
 
-fn parse(release: &str) -> (u16, u16) {
+pub(crate) fn parse(release: &str) -> (u16, u16) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -8,7 +8,7 @@
 //! | `timeline.rs`, `verdict.rs` | what happened, and how it ended |
 //! | `run.rs` | a process for each, with a deadline |
 //! | `gallery/` | servers with a mistake each, and without it |
-//! | `format/`, `quiz.rs`, `diff.rs`, `explain.rs` | what is shown |
+//! | `format/`, `quiz.rs`, `diff.rs`, `matrix.rs`, `explain.rs` | what is shown |
 
 mod book;
 mod diff;
@@ -17,6 +17,7 @@ mod explain;
 mod format;
 mod gallery;
 mod kernel;
+mod matrix;
 mod quiz;
 mod rules;
 mod run;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use self::experiment::{Experiment, Group};
 use self::format::text::{self, Paint};
 use self::format::{html, json, tap};
+pub(crate) use self::run::Options;
 use self::run::Report;
 use self::verdict::Verdict;
 use crate::cli::{Format, Lab, did_you_mean};
@@ -42,8 +44,8 @@ type Chosen = Vec<(&'static Group, &'static Experiment)>;
 pub(crate) fn run(options: Lab) -> ExitCode {
     let result = match options {
         Lab::Overview => say::deliver(&overview()).map(|()| ExitCode::SUCCESS),
-        Lab::Run { names, format, output, mutated } => {
-            choose(&names).and_then(|chosen| perform(&chosen, format, output.as_deref(), mutated))
+        Lab::Run { names, format, output, options } => {
+            choose(&names).and_then(|chosen| perform(&chosen, format, output.as_deref(), options))
         }
         Lab::Explain(names) => choose(&names).and_then(|chosen| {
             let texts: Vec<String> = chosen.into_iter().map(|(group, one)| explain::explain(group, one)).collect();
@@ -51,8 +53,9 @@ pub(crate) fn run(options: Lab) -> ExitCode {
         }),
         Lab::Quiz(names) => choose(&names).map(quiz::run),
         Lab::Diff(old, new) => diff::run(&old, &new),
+        Lab::Matrix(results) => matrix::run(&results),
         Lab::Gallery(names, format) => gallery::run(&names, format),
-        Lab::One { id, mutated } => Ok(run::here(&id, mutated)),
+        Lab::One { id, options } => Ok(run::here(&id, options)),
         Lab::Exhibit { id, repaired } => Ok(gallery::here(&id, repaired)),
         Lab::Book(directory) => book::write(&directory).map(|()| ExitCode::SUCCESS),
     };
@@ -105,18 +108,18 @@ fn overview() -> String {
 /// Up to so many experiments are shown with their timelines.
 const SHOWN_WHOLE: usize = 5;
 
-fn perform(chosen: &Chosen, format: Format, output: Option<&Path>, mutated: bool) -> Result<ExitCode, String> {
+fn perform(chosen: &Chosen, format: Format, output: Option<&Path>, options: Options) -> Result<ExitCode, String> {
     let to_file = output.is_some();
     if let Some(path) = output {
         // Before the work, not after it. What is there is kept until there is something better.
-        let mut options = std::fs::OpenOptions::new();
-        options.create(true).append(true).open(path).map_err(|error| refusal(path, &error))?;
+        let mut file = std::fs::OpenOptions::new();
+        file.create(true).append(true).open(path).map_err(|error| refusal(path, &error))?;
     }
     let paint = if to_file { Paint(false) } else { paint() };
     // On a terminal who waits sees how far it is; the results follow in their order.
     let watched = std::io::stderr().is_terminal() && chosen.len() > 1;
     let count = std::sync::atomic::AtomicUsize::new(0);
-    let reports = run::perform(chosen, mutated, |_, report| {
+    let reports = run::perform(chosen, options, |_, report| {
         let done = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
         if watched {
             let _ = write!(std::io::stderr(), "\r\x1b[K{done}/{} {}", chosen.len(), report.id);

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::Chosen;
 use super::format::text::{indent, timeline};
 use super::paint;
-use super::run::{self, Report};
+use super::run::{self, Options, Report};
 use super::timeline::Step;
 use super::verdict::Verdict;
 use crate::say;
@@ -32,7 +32,7 @@ pub(crate) fn run(mut chosen: Chosen) -> ExitCode {
         if asked == QUESTIONS {
             break;
         }
-        let reports = run::perform(&[(group, one)], false, |_, _| {});
+        let reports = run::perform(&[(group, one)], Options { mutated: false, slack: 1 }, |_, _| {});
         let Some((report, hidden)) = reports.first().and_then(|report| Some((report, question(report)?))) else {
             continue;
         };

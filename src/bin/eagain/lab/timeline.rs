@@ -41,9 +41,24 @@ const fn is_true(met: &bool) -> bool {
 /// What an experiment's process writes to the one that started it: a line of JSON for each.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Line {
-    Begin { step: u64, at_us: u64, who: String, call: String },
-    End { step: u64, took_us: u64, answer: String },
-    Expect { step: u64, expected: String, met: bool },
+    Begin {
+        step: u64,
+        at_us: u64,
+        who: String,
+        call: String,
+    },
+    End {
+        step: u64,
+        took_us: u64,
+        answer: String,
+    },
+    Expect {
+        step: u64,
+        expected: String,
+        met: bool,
+    },
+    /// The kernel is older than this, and the experiment expects what was so before.
+    Before(String),
     Verdict(Verdict),
 }
 
@@ -147,6 +162,7 @@ pub(crate) fn tell(line: &Line) {
 #[derive(Default)]
 pub(crate) struct Reader {
     steps: Vec<(u64, Step)>,
+    before: Option<String>,
 }
 
 impl Reader {
@@ -167,6 +183,7 @@ impl Reader {
                     found.met = met;
                 }
             }
+            Line::Before(version) => self.before = Some(version),
             Line::Verdict(verdict) => return Some(verdict),
         }
         None
@@ -174,6 +191,10 @@ impl Reader {
 
     fn find(&mut self, step: u64) -> Option<&mut Step> {
         self.steps.iter_mut().rev().find(|(number, _)| *number == step).map(|(_, step)| step)
+    }
+
+    pub(crate) fn before(&mut self) -> Option<String> {
+        self.before.take()
     }
 
     pub(crate) fn steps(mut self) -> Vec<Step> {

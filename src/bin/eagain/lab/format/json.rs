@@ -14,15 +14,22 @@ const SCHEMA: u32 = 1;
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Document {
     schema: u32,
+    /// As `uname -r` says.
     pub(crate) kernel: String,
+    /// As `uname -v` says: on some systems it names the exact build.
+    #[serde(default)]
+    pub(crate) version: String,
     pub(crate) experiments: Vec<Report>,
 }
 
 /// One object, an experiment a line.
 pub(crate) fn write(reports: &[Report]) -> String {
     let lines: Vec<String> = reports.iter().filter_map(|report| serde_json::to_string(report).ok()).collect();
-    let kernel = serde_json::Value::from(kernel::release());
-    format!("{{\"schema\":{SCHEMA},\"kernel\":{kernel},\"experiments\":[\n{}\n]}}\n", lines.join(",\n"))
+    let [kernel, version] = [kernel::release(), kernel::build()].map(serde_json::Value::from);
+    format!(
+        "{{\"schema\":{SCHEMA},\"kernel\":{kernel},\"version\":{version},\"experiments\":[\n{}\n]}}\n",
+        lines.join(",\n")
+    )
 }
 
 /// What [`write`] wrote, here or elsewhere.

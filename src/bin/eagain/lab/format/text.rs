@@ -44,7 +44,7 @@ impl Paint {
 pub(crate) fn whole(experiment: &Experiment, report: &Report, paint: Paint) -> String {
     let mut text = format!("{}\n{}", paint.bold(experiment.id), indent(experiment.claim, 2));
     text += &timeline(&report.timeline, paint);
-    let _ = writeln!(text, "\n  {}", verdict(&report.verdict, paint));
+    let _ = writeln!(text, "\n  {}{}", verdict(&report.verdict, paint), before(report));
     if matches!(report.verdict, Verdict::DoesNotHold(_)) && !experiment.changed.is_empty() {
         text += &indent(&format!("Kernels differ: {}", experiment.changed), 2);
     }
@@ -54,10 +54,15 @@ pub(crate) fn whole(experiment: &Experiment, report: &Report, paint: Paint) -> S
 /// One experiment in a line, and more if it went wrong.
 pub(crate) fn brief(experiment: &Experiment, report: &Report, paint: Paint) -> String {
     match &report.verdict {
-        Verdict::Holds => format!("{}  {}\n", paint.green("holds        "), experiment.id),
+        Verdict::Holds => format!("{}  {}{}\n", paint.green("holds        "), experiment.id, before(report)),
         Verdict::NotTested(why) => format!("{}  {}: {why}\n", paint.yellow("not tested   "), experiment.id),
         Verdict::DoesNotHold(_) => format!("{}  {}\n", paint.red("DOES NOT HOLD"), experiment.id),
     }
+}
+
+/// An older kernel was expected to do what was so before.
+fn before(report: &Report) -> String {
+    report.before.as_ref().map_or_else(String::new, |version| format!(", as before Linux {version}"))
 }
 
 /// How many of each.

@@ -160,7 +160,7 @@ const EXPERIMENTS: &[Experiment] = &[
         source: "pidfd_open(2) for IN; pidfd_poll() for HUP",
         why: "Children can be watched without SIGCHLD. Level-triggered it spins until it is deleted.",
         since: (5, 3),
-        changed: "HUP since 6.9; before, only IN, which is what is expected there",
+        changed: "6.9: HUP when it has been waited for, beside IN (43f0df54c96f); before, only IN",
         run: |stage| {
             let (until_told, tell) = stage.pipe()?;
             let child = stage.fork(|_| until_told.read_until(|sum| sum > 0).map(drop))?;
@@ -172,7 +172,7 @@ const EXPERIMENTS: &[Experiment] = &[
             ep.reports(IN)?;
             ep.reports(IN)?;
             child.join()?;
-            ep.reports(if stage.kernel() >= (6, 9) { IN | HUP } else { IN })
+            ep.reports(if stage.since((6, 9)) { IN | HUP } else { IN })
         },
         mutation: with(ET),
     },

@@ -39,7 +39,7 @@ mod prelude {
     pub(super) use crate::lab::experiment::{Experiment, Group, fake, fake_wait, with, without};
     pub(super) use crate::lab::stage::masks::*;
     pub(super) use crate::lab::stage::{
-        Answer, Ep, File, Lie, Mask, Seen, Stage, Thread, bare_wait, ctl_by_number, poll_now,
+        Answer, Ep, File, Lie, Mask, Seen, Stage, Thread, bare_wait, cost_ns, ctl_by_number, poll_now,
     };
     pub(super) use crate::lab::verdict::Outcome;
 }

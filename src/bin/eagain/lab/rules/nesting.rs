@@ -120,31 +120,40 @@ const EXPERIMENTS: &[Experiment] = &[
         core: true,
         claim: "A chain has at most 5 epolls, whether it grows at its top, at its bottom, or by joining two.",
         source: "epoll_ctl(2), 'greater than 5'; EP_MAX_NESTS of fs/eventpoll.c",
-        why: "Older kernels could be made to recurse deeper by joining two chains.",
+        why: "Older kernels could be made to recurse deeper by a chain that grew at its bottom, or by joining two.",
         since: (2, 6),
-        changed: "6.17: joining two chains is counted in both directions (f2e467a48287)",
+        changed: "6.17 counts upwards, too (f2e467a48287, CVE-2025-38614); before, only the epolls below counted, \
+                  of which 6 were allowed, unless the fix was carried back, as in 6.1.149 and 6.12.43",
         run: |stage| {
-            let down = epolls(stage, 6)?;
-            chain(&down[..5])?;
-            down[4].try_add(&down[5], IN).is(ELOOP)?;
-            let up = epolls(stage, 6)?;
-            for pair in up[1..].windows(2).rev() {
-                pair[0].add(&pair[1], IN)?;
-            }
-            up[0].try_add(&up[1], IN).is(ELOOP)?;
             let (upper, lower) = (epolls(stage, 2)?, epolls(stage, 3)?);
             chain(&upper)?;
             chain(&lower)?;
             upper[1].try_add(&lower[0], IN).is(())?;
-            if stage.kernel() >= (6, 17) {
-                let (upper, lower) = (epolls(stage, 3)?, epolls(stage, 3)?);
-                chain(&upper)?;
-                chain(&lower)?;
-                upper[2].try_add(&lower[0], IN).is(ELOOP)?;
+            let down = epolls(stage, 6)?;
+            chain(&down[..5])?;
+            let at_bottom = down[4].try_add(&down[5], IN);
+            let counts_upwards = at_bottom.failed() || stage.since((6, 17));
+            if counts_upwards {
+                at_bottom.is(ELOOP)?;
             }
+            let most = if counts_upwards { 5 } else { 6 };
+            let up = epolls(stage, most + 1)?;
+            for pair in up[1..].windows(2).rev() {
+                pair[0].add(&pair[1], IN)?;
+            }
+            up[0].try_add(&up[1], IN).is(ELOOP)?;
+            let (upper, lower) = (epolls(stage, 3)?, epolls(stage, 3)?);
+            chain(&upper)?;
+            chain(&lower)?;
+            let joined = upper[2].try_add(&lower[0], IN);
+            if counts_upwards {
+                joined.is(ELOOP)?
+            } else {
+                joined.is(())?
+            };
             Ok(())
         },
-        mutation: fake("epoll_ctl", 5, Lie::Done),
+        mutation: fake("epoll_ctl", 4, Lie::Fails(ELOOP)),
     },
     Experiment {
         id: "nested-wakeup-path-limit",

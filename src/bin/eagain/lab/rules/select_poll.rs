@@ -89,8 +89,8 @@ const EXPERIMENTS: &[Experiment] = &[
             let (idle, (reader, writer)) = (stage.eventfd()?, stage.pipe()?);
             writer.send(1)?;
             let (few, many) = (watch(stage, &idle, &reader, 10)?, watch(stage, &idle, &reader, 2_000)?);
-            let poll = |crowd: &Crowd| cost(|| raw::poll(&crowd.entries, 0).map(drop));
-            let wait = |crowd: &Crowd| cost(|| raw::epoll_wait(crowd.ep.number(), 1, 0).map(drop));
+            let poll = |crowd: &Crowd| cost_ns(|| raw::poll(&crowd.entries, 0).map(drop));
+            let wait = |crowd: &Crowd| cost_ns(|| raw::epoll_wait(crowd.ep.number(), 1, 0).map(drop));
             let times_as_much = |cost: &dyn Fn(&Crowd) -> u64| cost(&many) / cost(&few).max(1);
             stage.saw("poll: 2000 files cost times 10 files", times_as_much(&poll)).at_least(10)?;
             stage.saw("epoll_wait: 2000 files cost times 10 files", times_as_much(&wait)).within(0..=3)?;
@@ -280,16 +280,4 @@ fn watch(stage: &Stage, idle: &File, ready: &File, count: usize) -> Outcome<Crow
     })?;
     stage.note(format_args!("watches {count} files, of which one is ready"));
     Ok(Crowd { entries: files.iter().map(|file| (file.number(), libc::POLLIN)).collect(), ep, _files: files })
-}
-
-/// Processor time of a number of calls, the best of several tries, in nanoseconds.
-fn cost(call: impl Fn() -> Result<(), i32>) -> u64 {
-    let one_try = || {
-        let before = raw::thread_time_ns();
-        for _ in 0..100 {
-            let _ = call();
-        }
-        raw::thread_time_ns() - before
-    };
-    (0..10).map(|_| one_try()).min().unwrap_or(u64::MAX)
 }

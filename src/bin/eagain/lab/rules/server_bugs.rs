@@ -8,7 +8,7 @@ use nix::sys::wait::WaitStatus;
 use socket2::{SockAddr, Socket};
 
 use super::prelude::*;
-use crate::lab::stage::{SOON_MS, sysctl};
+use crate::lab::stage::sysctl;
 
 pub(crate) static GROUP: Group = Group { name: "server_bugs", title: "mistakes of servers", experiments: EXPERIMENTS };
 
@@ -27,7 +27,7 @@ const EXPERIMENTS: &[Experiment] = &[
             let ep = stage.epoll()?;
             ep.add(&ours, IN | ET)?;
             peer.reset()?;
-            let seen = ep.wait(SOON_MS).is(IN | ERR | HUP)?;
+            let seen = ep.wait(stage.soon_ms()).is(IN | ERR | HUP)?;
             stage.saw("events == EPOLLIN?", seen.events()[0].mask == IN).is(false)?;
             ep.quiet()
         },
@@ -137,7 +137,7 @@ const EXPERIMENTS: &[Experiment] = &[
             }
             let since = Instant::now();
             for _ in &pairs {
-                let name = ep.wait_for(1, SOON_MS).is(IN)?.events()[0].name.clone();
+                let name = ep.wait_for(1, stage.soon_ms()).is(IN)?.events()[0].name.clone();
                 let (ours, peer) = pairs.iter().find(|(ours, _)| ours.name == name).unwrap_or(&pairs[0]);
                 ours.recv(10).is(1)?;
                 stage.note("the handler takes 50 ms");
@@ -439,7 +439,7 @@ fn bytes_before_the_neighbour(stage: &Stage, budget: usize) -> Outcome<usize> {
     stage.silently(|| {
         let mut read = 0;
         while read < PATIENCE {
-            for event in ep.wait(SOON_MS).is([IN, IN])?.events() {
+            for event in ep.wait(stage.soon_ms()).is([IN, IN])?.events() {
                 if event.name == slow.name {
                     return Ok(read);
                 }

@@ -103,7 +103,7 @@ const EXPERIMENTS: &[Experiment] = &[
         source: "epoll_wait(2)",
         why: "Pacing finer than a millisecond without a timerfd.",
         since: (5, 11),
-        changed: "",
+        changed: "5.11: epoll_pwait2 (58169a52ebc9)",
         run: |stage| {
             let ep = stage.epoll()?;
             let one_wait = || {
@@ -132,7 +132,7 @@ const EXPERIMENTS: &[Experiment] = &[
         source: "poll_select_set_timeout(); the manual is silent about errors",
         why: "A wrapper that offers 'negative is for ever' must see to it itself.",
         since: (5, 11),
-        changed: "",
+        changed: "5.11: epoll_pwait2 (58169a52ebc9)",
         run: |stage| {
             let (reader, writer) = stage.pipe()?;
             let ep = stage.epoll()?;

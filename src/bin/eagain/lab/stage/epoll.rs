@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::answer::{Answer, Mask, Seen, Told, masks};
 use super::file::closing;
 use super::process::Thread;
-use super::{File, QUIET_MS, SOON_MS, Stage};
+use super::{File, QUIET_MS, Stage};
 use crate::lab::experiment::Mutation;
 use crate::lab::verdict::{Outcome, Stop};
 
@@ -143,7 +143,7 @@ impl Ep {
     /// Waits; it must report exactly this, soon.
     #[track_caller]
     pub(crate) fn reports(&self, expected: impl Into<Answer>) -> Outcome {
-        self.wait(SOON_MS).is(expected)?;
+        self.wait(self.stage.soon_ms()).is(expected)?;
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl Ep {
 
     /// A thread that waits once on this epoll, already asleep in its wait.
     pub(crate) fn waiter(&self, name: &str, timeout_ms: i32) -> Outcome<Thread<Seen>> {
-        let ep = self.clone();
+        let (ep, timeout_ms) = (self.clone(), self.stage.patient(timeout_ms));
         let thread = self.stage.thread(name, move || ep.wait_for(1, timeout_ms))?;
         thread.asleep()?;
         Ok(thread)
@@ -196,6 +196,7 @@ impl Ep {
     /// As [`waiter`](Self::waiter), which knows only the number: this epoll can be closed meanwhile.
     pub(crate) fn waiter_by_number(&self, name: &str, timeout_ms: i32) -> Outcome<Thread<Seen>> {
         let (stage, label, number) = (self.stage.clone(), self.name.clone(), self.number());
+        let timeout_ms = stage.patient(timeout_ms);
         let thread = self.stage.thread(name, move || bare_wait(&stage, &label, number, timeout_ms))?;
         thread.asleep()?;
         Ok(thread)

@@ -190,7 +190,7 @@ impl File {
                 Ok(count) => sum += count,
                 Err(Errno::EAGAIN) => {
                     let wanted = [(self.number(), libc::POLLIN)];
-                    if raw::poll(&wanted, super::SOON_MS).map_err(Errno::from_raw)? == [0] {
+                    if raw::poll(&wanted, self.stage.soon_ms()).map_err(Errno::from_raw)? == [0] {
                         return Ok(sum);
                     }
                 }

@@ -23,6 +23,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use eagain::sys::raw;
 use nix::errno::Errno;
 
 pub(crate) use self::answer::{Answer, Lie, Mask, Seen, masks};
@@ -31,14 +32,14 @@ pub(crate) use self::file::{File, poll_now};
 pub(crate) use self::pair::{closed_port, loopback};
 pub(crate) use self::process::Thread;
 use super::experiment::Mutation;
-use super::timeline::Timeline;
+use super::timeline::{Line, Timeline, tell};
 use super::verdict::{Outcome, Stop};
 
 /// How long nothing must happen before we say that nothing happens.
 pub(crate) const QUIET_MS: i32 = 50;
 /// How long something may take that is to happen; on a machine that is busy with other things.
-pub(crate) const SOON_MS: i32 = 2_000;
-pub(crate) const SOON: Duration = Duration::from_millis(SOON_MS as u64);
+const SOON_MS: i32 = 2_000;
+const SOON: Duration = Duration::from_millis(SOON_MS as u64);
 
 /// Where an experiment takes place. Cheap to clone, so that threads can have it.
 #[derive(Clone)]
@@ -56,10 +57,12 @@ struct Shared {
     /// Connections that were started here and wait to be accepted, by the client's port.
     lines: Mutex<HashMap<u16, Arc<pair::Line>>>,
     kernel: (u16, u16),
+    /// How many times longer than usual something may take.
+    slack: u32,
 }
 
 impl Stage {
-    pub(crate) fn new(mutation: Option<Mutation>) -> Self {
+    pub(crate) fn new(mutation: Option<Mutation>, slack: u32) -> Self {
         Self {
             shared: Arc::new(Shared {
                 timeline: Timeline::new(),
@@ -68,6 +71,7 @@ impl Stage {
                 registered: Mutex::default(),
                 lines: Mutex::default(),
                 kernel: super::kernel::version(),
+                slack,
             }),
         }
     }
@@ -75,6 +79,30 @@ impl Stage {
     /// The kernel that runs here, as (6, 18).
     pub(crate) fn kernel(&self) -> (u16, u16) {
         self.shared.kernel
+    }
+
+    /// Whether this kernel is that new. If not, the experiment expects what was so before, and the report says it.
+    pub(crate) fn since(&self, version: (u16, u16)) -> bool {
+        let new_enough = self.kernel() >= version;
+        if !new_enough {
+            tell(&Line::Before(format!("{}.{}", version.0, version.1)));
+        }
+        new_enough
+    }
+
+    /// How long something may take that is to happen.
+    pub(crate) fn soon(&self) -> Duration {
+        SOON * self.shared.slack
+    }
+
+    /// The same for a wait that ends when it happens.
+    pub(crate) fn soon_ms(&self) -> i32 {
+        self.patient(SOON_MS)
+    }
+
+    /// A limit, in milliseconds, with the slack that was asked for.
+    fn patient(&self, milliseconds: i32) -> i32 {
+        milliseconds.saturating_mul(i32::try_from(self.shared.slack).unwrap_or(i32::MAX))
     }
 
     /// A name that nothing on the timeline has yet: `pipe`, `pipe2`, …
@@ -149,7 +177,7 @@ impl Stage {
 
     /// Does it all again and again until it says yes; `false` if that takes too long.
     pub(crate) fn until(&self, mut done: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + self.soon();
         while !done() {
             if Instant::now() > deadline {
                 return false;
@@ -174,4 +202,24 @@ impl Stage {
 pub(crate) fn sysctl(path: &str) -> Outcome<i64> {
     let text = std::fs::read_to_string(path)?;
     text.trim().parse().map_err(|_| Stop::Untested(format!("{path} says {}", text.trim())))
+}
+
+/// Processor time of a call in nanoseconds, the best of several tries. Each try goes on for a while: on some machines
+/// this time moves on in steps of 4 ms.
+pub(crate) fn cost_ns(call: impl Fn() -> Result<(), i32>) -> u64 {
+    const CALLS: u64 = 100;
+    let one_try = || {
+        let (before, mut calls) = (raw::thread_time_ns(), 0);
+        loop {
+            for _ in 0..CALLS {
+                let _ = call();
+            }
+            calls += CALLS;
+            let spent = raw::thread_time_ns() - before;
+            if spent > 10_000_000 {
+                return spent / calls;
+            }
+        }
+    };
+    (0..5).map(|_| one_try()).min().unwrap_or(u64::MAX)
 }

@@ -14,7 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::answer::{Answer, Seen};
 use super::file::os;
-use super::{File, SOON, Stage};
+use super::{File, Stage};
 use crate::lab::verdict::{Outcome, Stop};
 
 /// A TCP connection: the numbers of both ends, -1 for one that is not known here or no more.
@@ -104,7 +104,7 @@ impl Stage {
         let listener = tcp_listener(1, |_| Ok(()))?;
         let address = listener.local_addr()?;
         let client = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
-        client.connect_timeout(&address, SOON)?;
+        client.connect_timeout(&address, self.soon())?;
         let (server, _) = NonBlocking::accept(&listener)?;
         let server = server.into_inner();
         client.set_nonblocking(true)?;
@@ -167,7 +167,7 @@ impl Stage {
         let name = self.name("client");
         let client = Socket::new(Domain::for_address(loopback()), Type::STREAM.cloexec(), None)?;
         let text = format!("connect({name}, {})", listener.name);
-        let work = || client.connect_timeout(&address, SOON).map_err(|error| os(&error));
+        let work = || client.connect_timeout(&address, self.soon()).map_err(|error| os(&error));
         self.call("connect", text, work, |()| Answer::Done).1.must_be(())?;
         client.set_nonblocking(true)?;
         client.set_tcp_nodelay(true)?;

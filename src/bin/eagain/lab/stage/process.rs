@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid};
 
 use super::answer::Answer;
-use super::{QUIET_MS, SOON, Stage};
+use super::{QUIET_MS, Stage};
 use crate::lab::verdict::{Outcome, Stop};
 
 /// A thread, by the name that it has on the timeline.
@@ -96,7 +96,7 @@ impl<T> Thread<T> {
 
     /// What it returned, for which it may take a few seconds.
     pub(crate) fn join(self) -> Outcome<T> {
-        match self.result.recv_timeout(SOON * 3) {
+        match self.result.recv_timeout(self.stage.soon() * 3) {
             Ok(value) => {
                 let _ = self.handle.join();
                 Ok(value)

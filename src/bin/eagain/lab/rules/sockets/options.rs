@@ -268,7 +268,7 @@ pub(super) const EXPERIMENTS: [Experiment; 12] = [
         source: "ioctl_eventpoll(2)",
         why: "Latency for processor time, with real network cards. On the loopback it changes nothing.",
         since: (6, 9),
-        changed: "",
+        changed: "6.9: EPIOCSPARAMS (18e2bf0edf4d)",
         run: |stage| {
             let ep = stage.file("ep", raw::epoll_create1(libc::EPOLL_CLOEXEC).map_err(Errno::from_raw)?);
             let (pipe, _writer) = stage.pipe()?;
