@@ -332,6 +332,21 @@ fn nothing_is_left_for_later() {
 }
 
 #[test]
+fn no_merge_is_half_done() {
+    fn rule(tree: &Tree, found: &mut Findings) {
+        for file in &tree.files {
+            file.each_line(&file.text, |line, text| {
+                if ["<<<<<<< ", ">>>>>>> "].iter().any(|mark| text.starts_with(mark)) {
+                    found.add(file, line, "a mark of a conflict");
+                }
+            });
+        }
+    }
+    let conflict = format!("| a |\n{} HEAD\n| b |", "<".repeat(7));
+    check(rule, &[("docs/a.md", &conflict)], &[("docs/a.md", "a <<<<<<< b")]);
+}
+
+#[test]
 fn no_path_of_one_machine_is_written_down() {
     fn rule(tree: &Tree, found: &mut Findings) {
         let homes = ["work", "root", "home"].map(|name| format!("/{name}/"));
