@@ -36,7 +36,7 @@ pub(crate) use self::compare::{Compare, What};
 pub(crate) use self::connect::Connect;
 pub(crate) use self::help::did_you_mean;
 pub(crate) use self::inspect::Inspect;
-pub(crate) use self::lab::{Format, Lab};
+pub(crate) use self::lab::{Format, Lab, LabOptions};
 pub(crate) use self::report::Report;
 pub(crate) use self::serve::{Accept, Model, Serve, ServiceName, default_listeners};
 pub(crate) use self::status::Status;

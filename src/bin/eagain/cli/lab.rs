@@ -6,7 +6,6 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::Stop;
 use super::help::did_you_mean;
-use crate::lab::Options;
 
 /// What `eagain lab` is to do.
 #[derive(Debug)]
@@ -18,7 +17,7 @@ pub(crate) enum Lab {
         names: Vec<String>,
         format: Format,
         output: Option<PathBuf>,
-        options: Options,
+        options: LabOptions,
     },
     Explain(Vec<String>),
     Quiz(Vec<String>),
@@ -32,13 +31,22 @@ pub(crate) enum Lab {
     /// One experiment in this very process: what `run` starts.
     One {
         id: String,
-        options: Options,
+        options: LabOptions,
     },
     /// One server of the gallery in this very process: what `gallery` starts.
     Exhibit {
         id: String,
         repaired: bool,
     },
+}
+
+/// How experiments are performed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LabOptions {
+    /// Each is spoilt.
+    pub(crate) mutated: bool,
+    /// How many times longer than usual something may take, at least 1.
+    pub(crate) slack: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +120,7 @@ impl LabArgs {
             return Err(Stop::Usage("the gallery has --format text and json".to_owned()));
         }
         let format = self.format.unwrap_or(Format::Text);
-        let options = Options { mutated: self.mutated, slack: self.slack.unwrap_or(1) };
+        let options = LabOptions { mutated: self.mutated, slack: self.slack.unwrap_or(1) };
         match (action.as_deref(), &words[..]) {
             (None, _) => Ok(Lab::Overview),
             (Some("run"), []) => {
@@ -131,7 +139,7 @@ impl LabArgs {
             (Some("book"), [directory]) => Ok(Lab::Book(directory.into())),
             (Some("one"), [id]) => Ok(Lab::One { id: id.clone(), options }),
             (Some("one"), [id, word]) if word == "mutated" => {
-                Ok(Lab::One { id: id.clone(), options: Options { mutated: true, ..options } })
+                Ok(Lab::One { id: id.clone(), options: LabOptions { mutated: true, ..options } })
             }
             (Some(other), _) => {
                 let hint = did_you_mean(other, ACTIONS.into_iter());

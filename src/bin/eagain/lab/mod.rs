@@ -33,10 +33,9 @@ use std::process::ExitCode;
 use self::experiment::{Experiment, Group};
 use self::format::text::{self, Paint};
 use self::format::{html, json, tap};
-pub(crate) use self::run::Options;
 use self::run::Report;
 use self::verdict::Verdict;
-use crate::cli::{Format, Lab, did_you_mean};
+use crate::cli::{Format, Lab, LabOptions, did_you_mean};
 use crate::say;
 
 type Chosen = Vec<(&'static Group, &'static Experiment)>;
@@ -108,7 +107,7 @@ fn overview() -> String {
 /// Up to so many experiments are shown with their timelines.
 const SHOWN_WHOLE: usize = 5;
 
-fn perform(chosen: &Chosen, format: Format, output: Option<&Path>, options: Options) -> Result<ExitCode, String> {
+fn perform(chosen: &Chosen, format: Format, output: Option<&Path>, options: LabOptions) -> Result<ExitCode, String> {
     let to_file = output.is_some();
     if let Some(path) = output {
         // Before the work, not after it. What is there is kept until there is something better.

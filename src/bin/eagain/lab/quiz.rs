@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use super::Chosen;
 use super::format::text::{indent, timeline};
 use super::paint;
-use super::run::{self, Options, Report};
+use super::run::{self, Report};
 use super::timeline::Step;
 use super::verdict::Verdict;
+use crate::cli::LabOptions;
 use crate::say;
 
 /// Questions in a row, if nobody has named any.
@@ -32,7 +33,7 @@ pub(crate) fn run(mut chosen: Chosen) -> ExitCode {
         if asked == QUESTIONS {
             break;
         }
-        let reports = run::perform(&[(group, one)], Options { mutated: false, slack: 1 }, |_, _| {});
+        let reports = run::perform(&[(group, one)], LabOptions { mutated: false, slack: 1 }, |_, _| {});
         let Some((report, hidden)) = reports.first().and_then(|report| Some((report, question(report)?))) else {
             continue;
         };

@@ -18,6 +18,7 @@ use super::kernel;
 use super::stage::Stage;
 use super::timeline::{self, Line, Reader, Step};
 use super::verdict::Verdict;
+use crate::cli::LabOptions;
 
 /// After this an experiment is given up; the longest takes some four seconds by itself.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -26,15 +27,6 @@ const JOBS_PER_PROCESSOR: usize = 4;
 const MOST_JOBS: usize = 16;
 /// The first, with the others, and two alone.
 const MOST_TRIES: u32 = 3;
-
-/// How experiments are performed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
-    /// Each is spoilt.
-    pub(crate) mutated: bool,
-    /// How many times longer than usual something may take, at least 1.
-    pub(crate) slack: u32,
-}
 
 /// What came of one experiment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,10 +38,10 @@ pub(crate) struct Report {
     /// The version of Linux, as "6.9", that is newer than this kernel and changed what is expected of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<String>,
-    /// Microseconds, with the start of its process.
     /// How often it was tried, if not once.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub(crate) tries: u32,
+    /// Microseconds, with the start of its process.
     #[serde(default)]
     pub(crate) took_us: u64,
     #[serde(default)]
@@ -66,7 +58,7 @@ const fn is_once(tries: &u32) -> bool {
 }
 
 /// Performs one experiment in this process, and tells what happens on stdout. The process is spent afterwards.
-pub(crate) fn here(id: &str, Options { mutated, slack }: Options) -> ExitCode {
+pub(crate) fn here(id: &str, LabOptions { mutated, slack }: LabOptions) -> ExitCode {
     let Some((_, experiment)) = experiment::find(id) else { return ExitCode::FAILURE };
     let stage = Stage::new(mutated.then_some(experiment.mutation), slack);
     let verdict = if stage.kernel() < experiment.since {
@@ -84,7 +76,7 @@ pub(crate) fn here(id: &str, Options { mutated, slack }: Options) -> ExitCode {
 /// is done.
 pub(crate) fn perform(
     chosen: &[(&'static Group, &'static Experiment)],
-    options: Options,
+    options: LabOptions,
     done: impl Fn(usize, &Report) + Sync,
 ) -> Vec<Report> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -114,7 +106,7 @@ pub(crate) fn perform(
 }
 
 /// On a machine that is too slow for many experiments at once each has its chance alone, and the report tells of it.
-fn try_again(report: &mut Report, group: &Group, experiment: &Experiment, options: Options) {
+fn try_again(report: &mut Report, group: &Group, experiment: &Experiment, options: LabOptions) {
     while report.verdict != Verdict::Holds && report.tries < MOST_TRIES && experiment.since <= kernel::version() {
         let tries = report.tries + 1;
         *report = Report { tries, ..in_a_process(group, experiment, options) };
@@ -126,7 +118,7 @@ fn take<T: Copy>(next: &AtomicUsize, of: &[T]) -> Option<(usize, T)> {
     of.get(at).map(|item| (at, *item))
 }
 
-fn in_a_process(group: &Group, experiment: &Experiment, options: Options) -> Report {
+fn in_a_process(group: &Group, experiment: &Experiment, options: LabOptions) -> Report {
     let started = Instant::now();
     let mut reader = Reader::default();
     let verdict = watch(experiment, options, &mut reader)
@@ -145,7 +137,7 @@ fn in_a_process(group: &Group, experiment: &Experiment, options: Options) -> Rep
 /// Starts the process, listens to it, and sees to its end.
 fn watch(
     experiment: &Experiment,
-    Options { mutated, slack }: Options,
+    LabOptions { mutated, slack }: LabOptions,
     reader: &mut Reader,
 ) -> std::io::Result<Verdict> {
     // Not `current_exe`: the file may have been replaced by a newer build, which is another program.
