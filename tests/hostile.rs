@@ -51,8 +51,9 @@ mod memory {
     in_one_thread! { half_frames_of_500_clients_hurt_nobody, nonsense_on_frames_closes_only_its_sender }
 }
 
-/// What one client may cost at most while it does not read: both queues at high water and the allocator's slack.
-const STUCK_CLIENT_BYTES: u64 = 512 * 1024;
+/// What one client may cost at most while it does not read: two queues, each in a buffer that has grown by
+/// doubling to 256 KiB at the most, and what was freed on the way.
+const STUCK_CLIENT_BYTES: u64 = (256 + 256 + 128) * 1024;
 
 /// The default of `--max-frame`.
 const MAX_FRAME: usize = 1024 * 1024;

@@ -158,6 +158,7 @@ fn an_idle_connection_of_a_completion_port_costs_at_most_a_kib() {
 fn idle_connections_cost_at_most(most: u64, setup: Setup) {
     // Noise: pages of code that are first used here, and tables that grow by doubling.
     const NOISE: u64 = 256 * 1024;
+    let _turn = one_crowd_at_a_time();
     let count = 5000.min(raise_nofile_limit() / 4);
     for service in ["--echo", "--frames"] {
         let server = setup.serve(&[service, ANY]);
