@@ -121,7 +121,10 @@ struct Hall<'a> {
     most: usize,
     now: Instant,
     state: State,
-    sweep_due: Instant,
+    /// Completions that were handled.
+    handled: u64,
+    /// When so many are, a sweep that is due waits no longer.
+    sweep_after: Option<u64>,
 }
 
 impl<'a> Hall<'a> {
@@ -155,7 +158,8 @@ impl<'a> Hall<'a> {
             most,
             now,
             state: State::Serving,
-            sweep_due: now,
+            handled: 0,
+            sweep_after: None,
         })
     }
 
@@ -167,6 +171,7 @@ impl<'a> Hall<'a> {
             self.driver.begin(self.now);
             let quiet = completion.is_none();
             if let Some(completion) = completion {
+                self.handled += 1;
                 self.complete(completion)?;
             }
             if !self.deadlines.is_empty() {
@@ -286,10 +291,7 @@ impl<'a> Hall<'a> {
                     self.doors_rest = false;
                     (0..self.doors.len()).for_each(|index| self.knock(index));
                 }
-                // What has arrived is to be answered first: it may be in the kernel, or a completion in the queue. Not
-                // for ever, though: somebody who is never silent would hold the server.
-                KEY_SWEEP if !quiet && self.now < self.sweep_due + QUIET => self.deadlines.set(KEY_SWEEP, self.now),
-                KEY_SWEEP => self.sweep(),
+                KEY_SWEEP => self.sweep_unless_busy(quiet),
                 KEY_STOP => self.stop(),
                 slot => {
                     if let Some(token) = self.guests.token_at(slot - KEYS) {
@@ -335,13 +337,20 @@ impl<'a> Hall<'a> {
             self.port.close(door.socket);
         }
         self.deadlines.set(KEY_STOP, until);
-        self.sweep_at(self.now);
+        self.deadlines.set(KEY_SWEEP, self.now);
         Ok(())
     }
 
-    fn sweep_at(&mut self, at: Instant) {
-        self.sweep_due = at;
-        self.deadlines.set(KEY_SWEEP, at);
+    /// What has arrived is to be answered first: it may be in the kernel, or a completion in the queue. Not for ever,
+    /// though: somebody who is never silent would hold the server. So it is until there were four completions for each
+    /// client: everyone has had a turn by then, however slow the machine is. A time was too short for a busy one.
+    fn sweep_unless_busy(&mut self, quiet: bool) {
+        let after = self.handled + 4 * (self.guests.len() as u64 + 1);
+        if !quiet && self.handled < *self.sweep_after.get_or_insert(after) {
+            return self.deadlines.set(KEY_SWEEP, self.now);
+        }
+        self.sweep_after = None;
+        self.sweep();
     }
 
     /// Ends the connections that have been silent since the last sweep, with nothing due to them.
@@ -357,7 +366,7 @@ impl<'a> Hall<'a> {
         if self.guests.is_empty() {
             self.state = State::Over;
         } else {
-            self.sweep_at(self.now + QUIET);
+            self.deadlines.set(KEY_SWEEP, self.now + QUIET);
         }
     }
 
