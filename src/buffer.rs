@@ -3,6 +3,7 @@
 //! Bytes travel from the receive buffer of the worker straight to the socket if they can. A connection owns memory only
 //! while bytes of its own wait: a part of a frame, or an answer that the client does not take.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -155,15 +156,22 @@ pub struct Output<'a> {
     /// A part of the input that goes out before `queue`, without having been copied.
     direct: Range<usize>,
     client: &'a Client,
-    now: Instant,
+    /// Empty until somebody asks: most services never do.
+    now: OnceCell<Instant>,
     asks_for_room: bool,
 }
 
 impl<'a> Output<'a> {
     /// A way out that ends in `queue`. For tests of a service: the loop makes its own.
     #[must_use]
-    pub const fn new(queue: &'a mut ByteQueue, client: &'a Client, now: Instant) -> Self {
-        Self { queue, direct: 0..0, client, now, asks_for_room: false }
+    pub fn new(queue: &'a mut ByteQueue, client: &'a Client, now: Instant) -> Self {
+        Self { now: OnceCell::from(now), ..Self::in_real_time(queue, client) }
+    }
+
+    /// A way out of a callback that happens now.
+    #[inline]
+    pub(crate) const fn in_real_time(queue: &'a mut ByteQueue, client: &'a Client) -> Self {
+        Self { queue, direct: 0..0, client, now: OnceCell::new(), asks_for_room: false }
     }
 
     /// To whom this goes.
@@ -173,11 +181,13 @@ impl<'a> Output<'a> {
         self.client
     }
 
-    /// The time of this turn of the loop. All callbacks of a turn see the same.
+    /// The time of this callback: when it is asked first, and the same from then on. So it is never before the input
+    /// came, and a time that is counted from it never comes early. Under a [`Driver`](crate::driver::Driver) and in the
+    /// [harness](crate::harness) it is the time that was given last.
     #[inline]
     #[must_use]
-    pub const fn now(&self) -> Instant {
-        self.now
+    pub fn now(&self) -> Instant {
+        *self.now.get_or_init(Instant::now)
     }
 
     /// Bytes that wait to be sent.
@@ -222,11 +232,11 @@ impl<'a> Output<'a> {
             queue: &mut *self.queue,
             direct: self.direct.clone(),
             client,
-            now: self.now,
+            now: self.now.clone(),
             asks_for_room: self.asks_for_room,
         };
         let result = write(&mut inner);
-        (self.direct, self.asks_for_room) = (inner.direct, inner.asks_for_room);
+        (self.direct, self.now, self.asks_for_room) = (inner.direct, inner.now, inner.asks_for_room);
         result
     }
 

@@ -206,6 +206,15 @@ impl<S: Service, T: Trace> Driver<S, T> {
         self
     }
 
+    /// A service that asks for the time ([`Output::now`](crate::Output::now)) is told that of the clock. Where a turn
+    /// of the loop is long, that of [`begin`](Self::begin) is before much of what happens in it, and what is timed by
+    /// it comes early.
+    #[must_use]
+    pub const fn in_real_time(mut self) -> Self {
+        self.turn.real_time = true;
+        self
+    }
+
     /// The service.
     pub const fn service(&mut self) -> &mut S {
         &mut self.turn.service

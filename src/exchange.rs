@@ -67,8 +67,12 @@ pub(crate) struct Turn<S, T> {
     pub(crate) service: S,
     pub(crate) trace: T,
     pub(crate) tally: Tally,
-    /// The time of this turn of the loop.
+    /// The time of this turn of the loop: of its beginning, or later.
     pub(crate) now: Instant,
+    /// Whether a service that asks for the time is told that of the clock, and not `now`.
+    pub(crate) real_time: bool,
+    /// Whether timeouts count from the notes of the connections. Then time is real.
+    pub(crate) timed: bool,
     /// Whose turn it is.
     pub(crate) who: ConnectionId,
     /// The same time in ticks.
@@ -88,6 +92,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
             trace,
             tally: Tally::default(),
             now,
+            real_time: false,
+            timed: false,
             who: nobody,
             tick: 0,
             origin: now,
@@ -128,6 +134,15 @@ impl<S: Service, T: Trace> Turn<S, T> {
         self.tick = u64::try_from((now - self.origin).as_millis()).unwrap_or(u64::MAX);
     }
 
+    /// To be called before something is noted. With many clients a turn is long, and the last of them were timed out by
+    /// as much too early when their notes said that it had just begun.
+    #[inline]
+    pub(crate) fn catch_up(&mut self) {
+        if self.timed {
+            self.begin(Instant::now());
+        }
+    }
+
     /// The tick at which this time has come: rounded up, never early.
     fn tick_at(&self, time: Instant) -> NonZero<Tick> {
         let nanos = time.saturating_duration_since(self.origin).as_nanos();
@@ -141,7 +156,11 @@ impl<S: Service, T: Trace> Turn<S, T> {
         member.connection.alarm = None;
         match member.connection.phase {
             Phase::Open => {
-                self.offer(member, 0, |service, session, input, output| service.timer(session, input, output))
+                self.offer(member, 0, |service, session, input, output| service.timer(session, input, output))?;
+                // Until now it was the client that waited.
+                self.catch_up();
+                member.connection.notes.active = self.tick as u32;
+                Ok(())
             }
             Phase::Finishing => Ok(()),
             Phase::Lingering => Err(End::Lingered),
@@ -182,6 +201,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let sent = connection.flush();
         let count = count_sent(&mut self.trace, &mut self.tally, self.who, asked, sent)?;
         if count > 0 {
+            self.catch_up();
             connection.notes.moved = self.tick as u32;
             connection.notes.active = self.tick as u32;
         }
@@ -200,6 +220,9 @@ impl<S: Service, T: Trace> Turn<S, T> {
         if connection.phase == Phase::Finishing {
             // RULE(close-with-unread-input-sends-rst)
             connection.shut_down_write();
+            if self.real_time {
+                self.begin(Instant::now());
+            }
             connection.alarm = NonZero::new(self.tick + LINGER_MS + 1);
         }
         Ok(())
@@ -220,6 +243,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         }
         match filled {
             Filled::Bytes(count) => {
+                self.catch_up();
                 self.trace.received(self.who, Ok(count));
                 self.tally.often().received_bytes += count as u64;
                 connection.notes.active = self.tick as u32;
@@ -299,21 +323,25 @@ impl<S: Service, T: Trace> Turn<S, T> {
         fresh: usize,
         callback: impl FnOnce(&mut S, &mut S::Session, &mut Input<'_>, &mut Output<'_>) -> Next,
     ) -> Result<(), End> {
+        if fresh == 0 {
+            // Behind a recv it has been done.
+            self.catch_up();
+        }
         let client = member.client(self.who);
         let connection = &mut member.connection;
         let mut waiting = connection.input.take();
         let bytes = waiting.as_ref().map_or(&self.scratch[..fresh], |queue| queue.as_slice());
         let mut input = Input::new(bytes);
         let queue = connection.output.as_deref_mut().unwrap_or(&mut self.stage);
-        let mut output = Output::new(queue, &client, self.now);
+        let mut output = match self.real_time {
+            true => Output::in_real_time(queue, &client),
+            false => Output::new(queue, &client, self.now),
+        };
 
         let next = callback(&mut self.service, &mut member.session, &mut input, &mut output);
 
         let (taken, direct) = (input.taken(), output.forwarded());
         connection.owes_room |= output.wants_room();
-        if connection.output.is_none() {
-            connection.notes.moved = self.tick as u32;
-        }
         if waiting.is_none() || taken > 0 {
             connection.notes.begun = self.tick as u32;
         }
@@ -341,6 +369,7 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let bytes = waiting.as_ref().map_or(&self.scratch[..fresh], |queue| queue.as_slice());
         let reaches_end = direct.end == bytes.len();
         let (trace, tally) = (&mut self.trace, &mut self.tally);
+        let before = tally.counters().sent_bytes;
         let mut left = &bytes[direct];
         if !left.is_empty() {
             left = &left[send(connection, left, trace, tally, self.who)?..];
@@ -348,6 +377,9 @@ impl<S: Service, T: Trace> Turn<S, T> {
         let mut staged = self.stage.as_slice();
         if left.is_empty() && !staged.is_empty() {
             staged = &staged[send(connection, staged, trace, tally, self.who)?..];
+        }
+        if tally.counters().sent_bytes != before {
+            connection.notes.active = self.tick as u32;
         }
         if left.is_empty() && staged.is_empty() {
             return Ok(());
@@ -365,6 +397,8 @@ impl<S: Service, T: Trace> Turn<S, T> {
             queue.push(staged);
             connection.output = Some(queue);
         }
+        self.catch_up();
+        connection.notes.moved = self.tick as u32;
         Ok(())
     }
 

@@ -87,8 +87,6 @@ pub(crate) struct Worker<S: Service, D, T> {
     /// mailbox. By the same 64 bits as events.
     run_queue: VecDeque<u64>,
     timeouts: Timeouts,
-    /// There are any.
-    timed: bool,
     /// So many connections more than another worker this one may have.
     slack: usize,
     gate: Arc<Gate>,
@@ -128,7 +126,6 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             deadlines: Deadlines::new(now),
             run_queue: VecDeque::new(),
             timeouts,
-            timed: timeouts.any(),
             slack: if handoff { LOAD_SLACK } else { usize::MAX },
             gate,
             mailboxes,
@@ -139,6 +136,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             number,
             discipline: PhantomData,
         };
+        (worker.turn.real_time, worker.turn.timed) = (true, timeouts.any());
         worker.open_doors()?;
         Ok(worker)
     }
@@ -148,20 +146,21 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let mut events = Events::with_capacity(EVENTS_PER_WAIT);
         while self.state != State::Stopped {
             self.wait(&mut events)?;
+            let began = self.turn.now;
             for event in events.iter() {
                 self.dispatch(event)?;
             }
             self.run_queued()?;
             self.expire()?;
-            self.end_turn();
+            self.end_turn(began);
         }
         Ok(())
     }
 
     /// Measures the turn, and shows its numbers to the other threads.
-    fn end_turn(&mut self) {
-        let began = std::mem::replace(&mut self.turn.now, Instant::now());
+    fn end_turn(&mut self, began: Instant) {
         let turn = &mut self.turn;
+        turn.now = Instant::now();
         turn.tally.turn(turn.now - began);
         turn.tally.often().run_queue = self.run_queue.len() as u64;
         self.mailboxes[self.number as usize].publish(&mut turn.tally);
@@ -259,7 +258,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             return self.close(token, end);
         }
         let connection = &mut member.connection;
-        if (connection.alarm.is_some() || self.timed)
+        if (connection.alarm.is_some() || self.turn.timed)
             && let Some((due, _)) = connection.due(&self.timeouts, self.turn.tick)
         {
             remind(&mut self.deadlines, token.slot() + KEYS, self.turn.origin, due);
@@ -342,16 +341,28 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     fn expire_one(&mut self, token: Token) {
         let Some(member) = self.members.get(token) else { return };
         match member.connection.due(&self.timeouts, self.turn.tick) {
-            Some((due, Some(what))) if due <= self.turn.tick => {
-                self.turn.tally.all().timed_out += 1;
-                self.close(token, End::TimedOut(what));
-            }
+            Some((due, Some(_))) if due <= self.turn.tick => self.look_again(token),
             Some((due, None)) if due <= self.turn.tick => self.with(token, |turn, member| {
                 turn.expire(member)?;
                 turn.drive::<D>(member)
             }),
             Some((due, _)) => remind(&mut self.deadlines, token.slot() + KEYS, self.turn.origin, due),
             None => {}
+        }
+    }
+
+    /// A timeout seems to be over. What the client has sent or taken meanwhile counts, though no wait has told of it
+    /// yet: when it is the server that is late, nobody pays for it.
+    fn look_again(&mut self, token: Token) {
+        let judged = self.turn.tick;
+        self.with(token, |turn, member| {
+            (member.connection.may_read, member.connection.may_write) = (true, true);
+            turn.drive::<D>(member)
+        });
+        let due = self.members.get(token).and_then(|member| member.connection.due(&self.timeouts, self.turn.tick));
+        if let Some((_, Some(what))) = due.filter(|&(due, _)| due <= judged) {
+            self.turn.tally.all().timed_out += 1;
+            self.close(token, End::TimedOut(what));
         }
     }
 
@@ -424,7 +435,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
     /// Other timeouts from now on, also for those who are connected.
     fn set_timeouts(&mut self, timeouts: Timeouts) {
         self.timeouts = timeouts;
-        self.timed = timeouts.any();
+        self.turn.timed = timeouts.any();
         for token in self.members.tokens() {
             let due = self.members.get(token).and_then(|member| member.connection.due(&timeouts, self.turn.tick));
             if let Some((due, _)) = due {

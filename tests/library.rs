@@ -1,5 +1,8 @@
 //! The library as an embedder meets it: `Server`, `Service`, `Handle`.
 
+#[path = "library/punctual.rs"]
+mod punctual;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,7 +13,7 @@ use eagain::limits::{MAILBOX_MESSAGES, OUTPUT_LIMIT_BYTES};
 use eagain::service::Echo;
 use eagain::{
     Client, Config, ConnectionId, End, Handle, Input, Listener, Next, Output, SendError, Server, ServerError, Service,
-    Trigger,
+    Timeouts, Trigger,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

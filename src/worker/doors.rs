@@ -1,7 +1,7 @@
 //! The way in: listeners, who is let in by them, and who comes from another process.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
@@ -136,6 +136,7 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
             return self.rest(listener);
         };
         let session = self.turn.service.open(&client);
+        self.turn.catch_up();
         let mut connection =
             Connection::new(socket, peer != Peer::UNIX, D::FIRST_INTEREST, listener as u16, self.turn.tick);
         connection.watches = watches;
@@ -148,6 +149,8 @@ impl<S: Service, D: Discipline, T: Trace> Worker<S, D, T> {
         let Some(client) = self.register(parcel.listener, &parcel.socket, peer) else {
             return self.refuse(parcel.listener, &peer, false);
         };
+        // What is left of a time of the other process counts from now, not from the beginning of this turn.
+        self.turn.begin(Instant::now());
         let Some(session) = self.turn.service.unpack(&client, &parcel.state.session, self.turn.now) else {
             let _ = self.epoll.delete(&parcel.socket);
             return self.refuse(parcel.listener, &peer, false);

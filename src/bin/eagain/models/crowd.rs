@@ -69,7 +69,7 @@ impl<'a> Crowd<'a> {
     ) -> Self {
         let now = Instant::now();
         Self {
-            driver: Driver::new(service, now),
+            driver: Driver::new(service, now).in_real_time(),
             guests: Slab::new(),
             deadlines: Deadlines::new(now),
             doors,
