@@ -404,6 +404,15 @@ fn explain_shows_every_place_where_the_server_obeys() {
 }
 
 #[test]
+fn what_the_book_shows_of_explain_is_what_it_says() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/lab.md");
+    let page = fs::read_to_string(page).expect("a page of the book");
+    let sample = page.split("$ eagain lab explain ").nth(1).and_then(|rest| rest.split("```").next());
+    let (id, shown) = sample.and_then(|sample| sample.split_once('\n')).expect("a sample");
+    assert_eq!(shown, answer(&["explain", id]));
+}
+
+#[test]
 fn the_quiz_asks_and_answers_where_nobody_is_there_to_guess() {
     let told = answer(&["quiz", "et-reports-once"]);
     assert!(told.starts_with("1. et-reports-once\n"), "{told}");
