@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -430,6 +431,22 @@ fn the_quiz_ends_when_the_terminal_does() {
     };
     let told = text(&output.stdout);
     assert!(told.ends_with("\r\n0 of 0 right. 'eagain lab explain ID' tells more.\r\n"), "{told:?}");
+}
+
+#[test]
+fn what_is_no_text_is_a_wrong_guess() {
+    let script = format!("{} lab quiz et-reports-once", program());
+    let mut command = Command::new("script");
+    command.args(["-qec", &script, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut terminal) = command.spawn() else {
+        return common::not_tested("the quiz on a terminal, for want of script");
+    };
+    let mut keyboard = terminal.stdin.take().expect("a pipe");
+    keyboard.write_all(b"\xff\xfe\n").expect("it reads");
+    let output = terminal.wait_with_output().expect("it ends");
+    drop(keyboard);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.ends_with("\r\n0 of 1 right. 'eagain lab explain ID' tells more.\r\n"), "{told:?}");
 }
 
 // ---- the command line ---------------------------------------------------------------------------------------------

@@ -85,10 +85,11 @@ fn show(id: &str, before: &[Step], hidden: &Step, number: usize) -> String {
 /// Reads a prediction: names of bits in any order and case, `nothing`, a number, or the name of an error.
 fn ask(answer: &str) -> Told {
     say::out("  What does the last call answer? (IN|OUT, nothing, 0, EAGAIN, …)  ");
-    let mut line = String::new();
-    match std::io::stdin().lock().read_line(&mut line) {
+    // Whatever is typed is a guess, and what is no text is a wrong one.
+    let mut line = Vec::new();
+    match std::io::stdin().lock().read_until(b'\n', &mut line) {
         Ok(count) if count > 0 => {
-            if alike(&line, answer) {
+            if alike(&String::from_utf8_lossy(&line), answer) {
                 Told::Right
             } else {
                 Told::Wrong
