@@ -9,7 +9,7 @@ mod strangers;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -256,19 +256,35 @@ fn servers_of_our_own_end_with_an_interrupted_bench() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    let children = || {
-        let path = format!("/proc/{0}/task/{0}/children", child.id());
-        std::fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-    };
-    common::wait_until("both servers run", || children().len() == 2);
-    let servers = children();
+    let servers = both_servers(&child);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it runs");
     let status = common::wait_with_deadline(&mut child).expect("it ends");
     assert_eq!(status.code(), Some(1));
     for server in servers {
-        let stat = std::fs::read_to_string(format!("/proc/{server}/comm")).unwrap_or_default();
-        assert_ne!(stat.trim(), "eagain", "server {server} lives");
+        assert!(common::arguments(server).is_empty(), "server {server} lives");
     }
+}
+
+/// It has no chance to end them; the kernel does.
+#[test]
+fn servers_of_our_own_end_with_a_bench_that_is_killed() {
+    let mut command = Command::new(program());
+    command.args(["bench", "--duration", "600"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the program starts");
+    let servers = both_servers(&child);
+    child.kill().expect("it runs");
+    child.wait().expect("it is ours");
+    for server in servers {
+        common::wait_until("the server is gone", || common::arguments(server).is_empty());
+    }
+}
+
+/// Of a bench without a target.
+fn both_servers(bench: &Child) -> Vec<u32> {
+    let serves = |pid: &u32| common::arguments(*pid).contains(&"serve".to_owned());
+    let servers = || common::children(bench.id()).into_iter().filter(serves).collect::<Vec<_>>();
+    common::wait_until("both servers run", || servers().len() == 2);
+    servers()
 }
 
 /// Round trips, one after another; prints the least, the median and the mean in microseconds.

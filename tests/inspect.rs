@@ -188,6 +188,28 @@ fn what_cannot_be_shown_is_told_in_one_line() {
 }
 
 #[test]
+fn a_process_that_is_over_and_a_thread_of_the_kernel_are_told_from_one_without_an_epoll() {
+    let mut over = Command::new("true").spawn().expect("true");
+    let id = over.id().to_string();
+    let stat = || std::fs::read_to_string(format!("/proc/{id}/stat")).expect("nobody has waited for it");
+    common::wait_until("it has ended", || stat().contains(") Z "));
+    let own = std::process::id();
+    let said = format!("process {id} (true) has ended, and its parent, process {own}, has not waited for it");
+    let mut cases = vec![(id.as_str(), said)];
+    // In a container there is none to be seen.
+    if std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
+        cases.push(("2", "process 2 (kthreadd) is a thread of the kernel".to_owned()));
+    }
+    for (word, said) in cases {
+        let output = inspect(&[word]);
+        let line = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+        assert!(line.contains(&said), "{line}");
+    }
+    over.wait().expect("it is ours");
+}
+
+#[test]
 fn who_may_not_look_is_told_what_to_do() {
     if !nix::unistd::geteuid().is_root() {
         return common::not_tested("to become another user needs root");

@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,6 +150,58 @@ fn a_timeline_tells_what_was_expected_and_what_came_instead() {
     assert!(shown.ends_with("\n  holds\n"), "{shown}");
 }
 
+/// An experiment that waits for more than three minutes, spoilt and patient as it is.
+#[test]
+fn a_lab_that_is_killed_leaves_no_experiment_behind() {
+    let words = ["lab", "run", "lt-repeats-until-drained", "--mutated", "--slack", "100"];
+    let mut lab = Command::new(program()).args(words).stdout(Stdio::null()).spawn().expect("the program starts");
+    let mut experiment = Vec::new();
+    common::wait_until("the experiment runs", || {
+        experiment = common::children(lab.id());
+        // Between fork and exec it is a copy of the lab.
+        experiment.first().is_some_and(|child| common::arguments(*child).contains(&"one".to_owned()))
+    });
+    lab.kill().expect("it runs");
+    lab.wait().expect("it is ours");
+    common::wait_until("the experiment is gone", || common::arguments(experiment[0]).is_empty());
+}
+
+/// In a network namespace of its own nothing is reached; without the lab's help that looked like the kernel's fault.
+#[test]
+fn without_a_loopback_no_rule_is_said_to_be_broken() {
+    let words = ["-Urn", &program(), "lab", "run", "accept", "sockets", "--format", "json"];
+    let output = Command::new("unshare").args(words).output();
+    let Some(output) = output.ok().filter(|output| !output.stdout.is_empty()) else {
+        return common::not_tested("no network namespace without root, or no unshare");
+    };
+    let document: Value = serde_json::from_slice(&output.stdout).expect("one object of JSON");
+    let reports = document["experiments"].as_array().expect("a list");
+    assert!(reports.iter().all(|report| report["verdict"] != "does-not-hold"), "{document}");
+    let told = |report: &Value| report["reason"].as_str().is_some_and(|why| why.contains("ip link set lo up"));
+    assert!(reports.iter().any(told), "{document}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn without_its_own_proc_the_lab_says_so_and_does_nothing() {
+    let cases = [
+        ("-Urm", "mount -t tmpfs none /proc && ", "/proc/self: no such file or directory; without /proc the lab can"),
+        ("-Urpf", "", "/proc is that of another pid namespace; mount one of this (unshare --mount-proc)"),
+    ];
+    for (namespaces, first, said) in cases {
+        for words in ["run all", "quiz", "gallery"] {
+            let script = format!("{first}exec {} lab {words}", program());
+            let output = Command::new("unshare").args([namespaces, "sh", "-c", &script]).output();
+            let Some(output) = output.ok().filter(|output| !text(&output.stderr).starts_with("unshare: ")) else {
+                return common::not_tested("no namespaces without root, or no unshare");
+            };
+            assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()), "{words}");
+            let told = text(&output.stderr);
+            assert!(told.starts_with(&format!("eagain: {said}")) && told.lines().count() == 1, "{told}");
+        }
+    }
+}
+
 // ---- formats ------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -219,6 +272,8 @@ fn results_go_to_a_file_on_request_and_the_exit_code_stays() {
     let document: Value = serde_json::from_str(&fs::read_to_string(&file).expect("a file")).expect("JSON");
     assert_eq!(document["experiments"][0]["verdict"], "does-not-hold");
     fs::remove_file(file).expect("it is ours");
+    let shown = answer(&["run", "et-reports-once", "--format", "tap", "--output", "-"]);
+    assert!(shown.ends_with("\nok 1 - et-reports-once\n"), "{shown}");
 }
 
 #[test]
@@ -240,6 +295,17 @@ fn diff_tells_which_verdicts_differ() {
     assert!(text(&output.stderr).contains("no results of the lab"), "{}", text(&output.stderr));
     fs::remove_file(good).expect("it is ours");
     fs::remove_file(bad).expect("it is ours");
+}
+
+/// It was "no difference" once between a kernel that tells of a reaped pidfd and one that does not.
+#[test]
+fn diff_tells_a_rule_that_holds_as_it_did_on_older_kernels() {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kernels");
+    let [old, new] = ["bookworm.json", "sid.json"].map(|name| kernels.join(name).display().to_string());
+    let output = lab(&["diff", &old, &new]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stdout);
+    assert!(told.contains("\npidfd-exit-is-in: holds, as before Linux 6.9 -> holds\n"), "{told}");
 }
 
 /// The ids may come from anywhere, and so may the file.
@@ -267,8 +333,12 @@ fn diff_is_not_fooled_by_a_strange_file() {
 
 #[test]
 fn results_that_cannot_be_written_are_an_error_and_a_reader_who_has_gone_is_none() {
-    for words in [&["lab", "run", "et-reports-once", "--format", "json"][..], &["lab"], &["lab", "explain", "trigger"]]
-    {
+    for words in [
+        &["lab", "run", "et-reports-once", "--format", "json"][..],
+        &["lab"],
+        &["lab", "explain", "trigger"],
+        &["lab", "quiz"],
+    ] {
         let full = fs::File::options().write(true).open("/dev/full").expect("a device of every Linux");
         let output =
             Command::new(program()).args(words).stdout(full).stderr(Stdio::piped()).output().expect("it starts");
@@ -335,6 +405,15 @@ fn explain_shows_every_place_where_the_server_obeys() {
 }
 
 #[test]
+fn what_the_book_shows_of_explain_is_what_it_says() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/lab.md");
+    let page = fs::read_to_string(page).expect("a page of the book");
+    let sample = page.split("$ eagain lab explain ").nth(1).and_then(|rest| rest.split("```").next());
+    let (id, shown) = sample.and_then(|sample| sample.split_once('\n')).expect("a sample");
+    assert_eq!(shown, answer(&["explain", id]));
+}
+
+#[test]
 fn the_quiz_asks_and_answers_where_nobody_is_there_to_guess() {
     let told = answer(&["quiz", "et-reports-once"]);
     assert!(told.starts_with("1. et-reports-once\n"), "{told}");
@@ -352,6 +431,22 @@ fn the_quiz_ends_when_the_terminal_does() {
     };
     let told = text(&output.stdout);
     assert!(told.ends_with("\r\n0 of 0 right. 'eagain lab explain ID' tells more.\r\n"), "{told:?}");
+}
+
+#[test]
+fn what_is_no_text_is_a_wrong_guess() {
+    let script = format!("{} lab quiz et-reports-once", program());
+    let mut command = Command::new("script");
+    command.args(["-qec", &script, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut terminal) = command.spawn() else {
+        return common::not_tested("the quiz on a terminal, for want of script");
+    };
+    let mut keyboard = terminal.stdin.take().expect("a pipe");
+    keyboard.write_all(b"\xff\xfe\n").expect("it reads");
+    let output = terminal.wait_with_output().expect("it ends");
+    drop(keyboard);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.ends_with("\r\n0 of 1 right. 'eagain lab explain ID' tells more.\r\n"), "{told:?}");
 }
 
 // ---- the command line ---------------------------------------------------------------------------------------------

@@ -367,3 +367,19 @@ fn nothing_is_cut_off_and_nothing_overlaps_on_a_wide_or_a_narrow_screen() {
         browser.asked_and_said_nothing();
     }
 }
+
+#[test]
+fn on_paper_every_call_is_there_and_nothing_is_cut_off() {
+    let page = page("et-partial-read-stalls et-same-fd-two-threads");
+    let Some(mut browser) = Browser::show("paper", &page, NARROW, "light") else { return };
+    browser.call("Emulation.setEmulatedMedia", &json!({"media": "print"}));
+    browser.eval("document.querySelectorAll('details').forEach((card) => { card.open = true; })");
+    let width = "document.documentElement.clientWidth";
+    let inside = format!("((one) => one.clientWidth > 0 && one.getBoundingClientRect().right <= {width})");
+    let calls = "[...document.querySelectorAll('.call')]";
+    assert_eq!(browser.eval(&format!("{calls}.length > 40 && {calls}.every({inside})")), true);
+    let overflowing = "[...document.querySelectorAll('.time')].filter((time) => time.scrollWidth > time.clientWidth)";
+    assert_eq!(browser.eval(&format!("{overflowing}.length")), 0);
+    let names = "[...document.querySelectorAll('#et-same-fd-two-threads .call')].map((call) => call.dataset.who)";
+    assert_eq!(browser.eval(&format!("{names}.every(Boolean)")), true);
+}

@@ -4,8 +4,11 @@
 //! lack for sockets. Both take [`AsFd`](std::os::fd::AsFd), never a bare number, so a descriptor that
 //! was already closed cannot be named by mistake. [`inherited`] is for those that have only a number:
 //! what the parent process left open; [`passing`] for those that come over a socket.
-//! `raw` is for the lab: calls that are wrong on purpose.
+//! `raw` is for the lab: calls that are wrong on purpose; `children` for the processes that the program starts.
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod children;
 pub mod epoll;
 pub mod inherited;
 pub mod net;

@@ -6,6 +6,7 @@
 
 mod fdinfo;
 mod files;
+mod life;
 mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,7 +89,7 @@ fn look(pid: u32) -> Result<Picture, String> {
         epolls.insert(key, Epoll { fd, also: Vec::new(), registrations: entries });
     }
     if epolls.is_empty() {
-        return Err(format!("process {pid} ({}) has no epoll", files.name));
+        return Err(life::nothing_in(pid, &files.name));
     }
     let mut epolls: Vec<Epoll> = epolls.into_values().collect();
     epolls.sort_by_key(|epoll| epoll.fd);

@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use eagain::sys::children::end_with_parent;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -14,7 +15,7 @@ use crate::say::reason;
 /// The largest message that the frames service takes unasked.
 const USUAL_FRAME: usize = 1 << 20;
 
-/// A running server. Ends with this value.
+/// A running server. Ends with this value, and with the thread that has started it.
 pub(crate) struct Embedded {
     child: Child,
     target: Address,
@@ -39,7 +40,9 @@ impl Embedded {
         if plan.size > USUAL_FRAME {
             command.args(["--max-frame", &plan.size.to_string()]);
         }
-        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // The thread that is here holds the value: no measurement is made by one that ends before it.
+        let spawned = end_with_parent(&mut command).spawn();
         let mut child = spawned.map_err(|error| failed(reason(&error)))?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use nix::sys::signal::Signal;
 
 use super::fdinfo::Registration;
+use super::life;
 use super::sockets::Sockets;
 use crate::say;
 
@@ -22,7 +23,7 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn of(pid: u32) -> Result<Self, String> {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-        let name = name.map_err(|_| format!("there is no process {pid}"))?.trim().to_owned();
+        let name = name.map_err(|_| nobody(pid))?.trim().to_owned();
         let directory = format!("/proc/{pid}/fd");
         let entries = std::fs::read_dir(&directory).map_err(|error| refusal(pid, &name, &error))?;
         let mut links = BTreeMap::new();
@@ -95,12 +96,21 @@ fn inner<'a>(link: &'a str, prefix: &str) -> Option<&'a str> {
     link.strip_prefix(prefix)?.strip_suffix(']')
 }
 
+fn nobody(pid: u32) -> String {
+    match std::fs::exists("/proc/self") {
+        Ok(true) => format!("there is no process {pid}"),
+        _ => format!("/proc is not mounted, and what process {pid} does is told nowhere else"),
+    }
+}
+
 fn refusal(pid: u32, name: &str, error: &std::io::Error) -> String {
     match error.kind() {
+        // What has ended, and what is the kernel's own, belongs to root, and root would see nothing either.
+        ErrorKind::PermissionDenied if life::is_over(pid) => life::nothing_in(pid, name),
         ErrorKind::PermissionDenied => {
             format!("process {pid} ({name}) belongs to somebody else: run this as its user, or as root")
         }
-        ErrorKind::NotFound => format!("there is no process {pid}"),
+        ErrorKind::NotFound => nobody(pid),
         _ => format!("process {pid} ({name}): {}", say::reason(error)),
     }
 }

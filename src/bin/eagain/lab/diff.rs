@@ -34,6 +34,12 @@ fn read_at_most(path: &Path, most: u64) -> io::Result<String> {
     Ok(text)
 }
 
+/// A rule that holds as it did before some version is not the rule that holds since then.
+fn verdict(report: &Report) -> String {
+    let before = report.before.as_ref().map(|version| format!(", as before Linux {}", say::one_line(version)));
+    report.verdict.name().to_owned() + &before.unwrap_or_default()
+}
+
 /// Names and reasons come from a file that anybody may have written.
 fn compare(old: &Document, new: &Document) -> (String, bool) {
     let by_id = |document: &Document| -> BTreeMap<String, Report> {
@@ -44,7 +50,7 @@ fn compare(old: &Document, new: &Document) -> (String, bool) {
     let mut same = true;
     let ids = before.keys().chain(after.keys().filter(|id| !before.contains_key(*id)));
     for id in ids {
-        let verdicts = [before.get(id), after.get(id)].map(|report| report.map_or("not there", |r| r.verdict.name()));
+        let verdicts = [before.get(id), after.get(id)].map(|report| report.map_or("not there".to_owned(), verdict));
         if verdicts[0] == verdicts[1] {
             continue;
         }

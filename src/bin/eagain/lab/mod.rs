@@ -44,13 +44,15 @@ pub(crate) fn run(options: Lab) -> ExitCode {
     let result = match options {
         Lab::Overview => say::deliver(&overview()).map(|()| ExitCode::SUCCESS),
         Lab::Run { names, format, output, options } => {
+            // As everywhere, `-` is stdout.
+            let output = output.filter(|path| path.as_os_str() != "-");
             choose(&names).and_then(|chosen| perform(&chosen, format, output.as_deref(), options))
         }
         Lab::Explain(names) => choose(&names).and_then(|chosen| {
             let texts: Vec<String> = chosen.into_iter().map(|(group, one)| explain::explain(group, one)).collect();
             say::deliver(&texts.join("\n")).map(|()| ExitCode::SUCCESS)
         }),
-        Lab::Quiz(names) => choose(&names).map(quiz::run),
+        Lab::Quiz(names) => choose(&names).and_then(quiz::run),
         Lab::Diff(old, new) => diff::run(&old, &new),
         Lab::Matrix(results) => matrix::run(&results),
         Lab::Gallery(names, format) => gallery::run(&names, format),
@@ -107,7 +109,18 @@ fn overview() -> String {
 /// Up to so many experiments are shown with their timelines.
 const SHOWN_WHOLE: usize = 5;
 
+/// Every experiment, and every server of the gallery, is a process of this program, and many look up in /proc whether
+/// their threads sleep.
+fn can_start_processes() -> Result<(), String> {
+    let why = |error| format!("/proc/self: {}; without /proc the lab can start nothing", say::reason(&error));
+    match std::fs::read_link("/proc/self").map_err(why)? == Path::new(&std::process::id().to_string()) {
+        true => Ok(()),
+        false => Err("/proc is that of another pid namespace; mount one of this (unshare --mount-proc)".to_owned()),
+    }
+}
+
 fn perform(chosen: &Chosen, format: Format, output: Option<&Path>, options: LabOptions) -> Result<ExitCode, String> {
+    can_start_processes()?;
     let to_file = output.is_some();
     if let Some(path) = output {
         // Before the work, not after it. What is there is kept until there is something better.

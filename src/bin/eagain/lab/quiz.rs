@@ -25,7 +25,8 @@ enum Told {
     Nothing,
 }
 
-pub(crate) fn run(mut chosen: Chosen) -> ExitCode {
+pub(crate) fn run(mut chosen: Chosen) -> Result<ExitCode, String> {
+    super::can_start_processes()?;
     shuffle(&mut chosen);
     let asks = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let (mut right, mut asked) = (0, 0);
@@ -37,7 +38,7 @@ pub(crate) fn run(mut chosen: Chosen) -> ExitCode {
         let Some((report, hidden)) = reports.first().and_then(|report| Some((report, question(report)?))) else {
             continue;
         };
-        show(one.id, &report.timeline[..hidden], &report.timeline[hidden], asked + 1);
+        say::deliver(&show(one.id, &report.timeline[..hidden], &report.timeline[hidden], asked + 1))?;
         let told = if asks { ask(&report.timeline[hidden].answer) } else { Told::Nothing };
         if asks && matches!(told, Told::Nothing) {
             say::out("\n");
@@ -53,12 +54,12 @@ pub(crate) fn run(mut chosen: Chosen) -> ExitCode {
         let mut text = format!("  {verdict} It answered: {}\n\n", report.timeline[hidden].answer).replace("   ", "  ");
         text += &indent(one.claim, 2);
         text += &indent(one.why, 2);
-        say::out(&(text + "\n"));
+        say::deliver(&(text + "\n"))?;
     }
     if asks {
         say::out(&format!("{right} of {asked} right. 'eagain lab explain ID' tells more.\n"));
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The step that is worth asking: the last wait about which the experiment had an opinion, else the last step with one.
@@ -72,22 +73,23 @@ fn question(report: &Report) -> Option<usize> {
     steps.iter().rposition(waits).or_else(|| steps.iter().rposition(judged))
 }
 
-fn show(id: &str, before: &[Step], hidden: &Step, number: usize) {
+fn show(id: &str, before: &[Step], hidden: &Step, number: usize) -> String {
     let mut asked = hidden.clone();
     asked.answer = "?".to_owned();
     (asked.expected, asked.took_us) = (None, Some(0));
     let mut steps = before.to_vec();
     steps.push(asked);
-    say::out(&format!("{number}. {}\n{}\n", paint().bold(id), timeline(&steps, paint())));
+    format!("{number}. {}\n{}\n", paint().bold(id), timeline(&steps, paint()))
 }
 
 /// Reads a prediction: names of bits in any order and case, `nothing`, a number, or the name of an error.
 fn ask(answer: &str) -> Told {
     say::out("  What does the last call answer? (IN|OUT, nothing, 0, EAGAIN, …)  ");
-    let mut line = String::new();
-    match std::io::stdin().lock().read_line(&mut line) {
+    // Whatever is typed is a guess, and what is no text is a wrong one.
+    let mut line = Vec::new();
+    match std::io::stdin().lock().read_until(b'\n', &mut line) {
         Ok(count) if count > 0 => {
-            if alike(&line, answer) {
+            if alike(&String::from_utf8_lossy(&line), answer) {
                 Told::Right
             } else {
                 Told::Wrong

@@ -70,7 +70,7 @@ fn sequence(cells: &[Cell<'_>], lanes: &[&str]) -> String {
         if is_wait(cell.step) && cell.end_us.is_some() {
             harvests.entry(last).or_default().push(&cell.step.answer);
         }
-        text += &call(cell, row, first, last);
+        text += &call(cell, row, first, last, lanes.len() > 1);
     }
     for (column, answers) in harvests {
         let is_empty = answers.iter().all(|answer| *answer == "nothing");
@@ -99,7 +99,8 @@ fn others_meanwhile(cells: &[Cell<'_>]) -> usize {
     cells[1..].iter().take_while(|cell| cell.step.at_us < end_us).count()
 }
 
-fn call(cell: &Cell<'_>, row: usize, first: usize, last: usize) -> String {
+/// On paper, which has no rows for them, each of several threads is named beside its calls.
+fn call(cell: &Cell<'_>, row: usize, first: usize, last: usize, several: bool) -> String {
     let step = cell.step;
     let kind = match (&step.expected, step.met) {
         (_, false) => "wrong",
@@ -110,8 +111,9 @@ fn call(cell: &Cell<'_>, row: usize, first: usize, last: usize) -> String {
     };
     let words = step.call.strip_prefix("-- ").unwrap_or(&step.call);
     let lasts = if last > first { " long" } else { "" };
+    let who = if several { format!(" data-who=\"{}\"", escaped(&step.who)) } else { String::new() };
     let mut text = format!(
-        "<div class=\"call {kind}{lasts}\" style=\"grid-area:{row}/{first}/auto/{end}\"><code>{words}</code>",
+        "<div class=\"call {kind}{lasts}\"{who} style=\"grid-area:{row}/{first}/auto/{end}\"><code>{words}</code>",
         end = last + 1,
         words = breakable(words),
     );

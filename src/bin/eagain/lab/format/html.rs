@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::diagram;
+use super::{diagram, text};
 use crate::lab::Chosen;
 use crate::lab::experiment::{Experiment, Group};
 use crate::lab::kernel;
@@ -109,6 +109,9 @@ fn card(group: &str, one: &Experiment, report: &Report) -> String {
         let reason = escaped(report.verdict.reason());
         let _ = writeln!(text, "<p class=\"reason {verdict}\"><b>{words}:</b> {reason}</p>");
     }
+    if report.before.is_some() {
+        let _ = writeln!(text, "<p class=\"reason holds\"><b>holds</b>{}</p>", escaped(&text::before(report)));
+    }
     text += &diagram::draw(&report.timeline);
     text += &facts(one);
     text + "</details>\n"
@@ -141,5 +144,16 @@ mod tests {
     #[test]
     fn what_came_from_outside_is_text() {
         assert_eq!(escaped("a<b>&\"c\""), "a&lt;b&gt;&amp;&quot;c&quot;");
+    }
+
+    #[test]
+    fn a_rule_that_holds_as_on_older_kernels_says_so_on_every_door() {
+        let report = r#"{"id":"pidfd-exit-is-in","group":"descriptors","verdict":"holds","before":"6.9"}"#;
+        let report: Report = serde_json::from_str(report).expect("a report");
+        let (group, one) = crate::lab::experiment::find(&report.id).expect("a rule");
+        assert!(card(group.name, one, &report).contains("<b>holds</b>, as before Linux 6.9</p>"));
+        assert!(
+            crate::lab::format::tap::write(&[report]).ends_with("ok 1 - pidfd-exit-is-in\n# as before Linux 6.9\n")
+        );
     }
 }

@@ -18,6 +18,9 @@ pub(crate) fn write(reports: &[Report]) -> String {
         if let Verdict::DoesNotHold(why) = &report.verdict {
             let _ = writeln!(text, "# {why}");
         }
+        if let Some(version) = &report.before {
+            let _ = writeln!(text, "# as before Linux {version}");
+        }
     }
     text
 }

@@ -61,7 +61,7 @@ pub(crate) fn brief(experiment: &Experiment, report: &Report, paint: Paint) -> S
 }
 
 /// An older kernel was expected to do what was so before.
-fn before(report: &Report) -> String {
+pub(super) fn before(report: &Report) -> String {
     report.before.as_ref().map_or_else(String::new, |version| format!(", as before Linux {version}"))
 }
 

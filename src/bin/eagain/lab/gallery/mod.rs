@@ -88,6 +88,7 @@ pub(super) fn run(names: &[String], format: Format) -> Result<ExitCode, String> 
         let hint = did_you_mean(unknown, ids());
         return Err(format!("the gallery has no '{unknown}'{hint}; 'eagain lab gallery' lists what it has"));
     }
+    super::can_start_processes()?;
     let is_chosen = |one: &&&Exhibit| names.is_empty() || names.iter().any(|name| name == one.id);
     let chosen: Vec<&'static Exhibit> = exhibits::ALL.iter().filter(is_chosen).copied().collect();
     let reports = perform::all(&chosen);

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use eagain::sys::children::end_with_parent;
 use eagain::sys::epoll::{Epoll, Events, Interest, Mode, Timeout};
 use serde::{Deserialize, Serialize};
 
@@ -98,12 +99,14 @@ fn take<'a, T>(next: &AtomicUsize, of: &'a [T]) -> Option<(usize, &'a T)> {
 
 fn in_a_process(id: &str, repaired: bool) -> io::Result<Fate> {
     // Not `current_exe`: the file may have been replaced by a newer build, which is another program.
-    let mut child = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .args(["lab", "exhibit", id, if repaired { "repaired" } else { "broken" }])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
+        .stderr(Stdio::null());
+    // This thread waits for it. A server here goes on for ever by itself.
+    let mut child = end_with_parent(&mut command).spawn()?;
     let told = child.stdout.take().map_or(Ok(Vec::new()), until_the_end);
     let _ = child.kill();
     child.wait()?;

@@ -213,7 +213,7 @@ const EXPERIMENTS: &[Experiment] = &[
         core: true,
         claim: "Three connections between two waits are one edge: who accepts once leaves two behind. The next client \
                 is an edge again, and one accept for it frees one: the lag never heals.",
-        source: "epoll(7), Possible pitfalls and use; follows from edge-triggered",
+        source: "follows from edge-triggered; epoll(7), questions and answers: 'They will be combined'",
         why: "The first thing to test in an edge-triggered server. Accept until EAGAIN.",
         since: (2, 6),
         changed: "",

@@ -314,6 +314,8 @@ const EXPERIMENTS: &[Experiment] = &[
         changed: "2.6.28: accept4",
         run: |stage| {
             let listener = stage.listener(8)?;
+            let ep = stage.epoll()?;
+            ep.add(&listener, IN)?;
             let _clients = [stage.connect(&listener)?, stage.connect(&listener)?];
             let (plain, _) = listener.socket().accept_raw()?;
             let plain = stage.file("accepted by accept", plain);
@@ -323,6 +325,7 @@ const EXPERIMENTS: &[Experiment] = &[
             let socket = stage.file("accepted by accept4", socket.into_inner());
             stage.saw("non-blocking by accept4?", socket.is_nonblocking()?).is(true)?;
             stage.saw("close-on-exec by accept4?", socket.is_cloexec()?).is(true)?;
+            stage.saw("registrations, of which the listener is one", ep.fdinfo()?.len()).is(1)?;
             Ok(())
         },
         mutation: fake("non-blocking by accept?", 1, Lie::Text("yes")),
@@ -341,6 +344,8 @@ const EXPERIMENTS: &[Experiment] = &[
             let duplicate = reader.dup()?;
             duplicate.blocking(false)?;
             stage.saw("is the original non-blocking?", reader.is_nonblocking()?).is(true)?;
+            stage.fork(|_| reader.blocking(true))?.join()?;
+            stage.saw("and after a child has made it blocking?", reader.is_nonblocking()?).is(false)?;
             Ok(())
         },
         mutation: fake("is the original non-blocking?", 1, Lie::Text("no")),

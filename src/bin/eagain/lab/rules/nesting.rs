@@ -1,5 +1,7 @@
 //! Epolls in epolls, and the matrix of the kernel's own selftest.
 
+use std::os::fd::AsRawFd as _;
+
 use eagain::sys::raw;
 use nix::errno::Errno;
 
@@ -165,27 +167,14 @@ const EXPERIMENTS: &[Experiment] = &[
         since: (3, 3),
         changed: "",
         run: |stage| {
-            let (reader, _writer) = stage.pipe()?;
-            let (top, above) = (stage.epoll()?, stage.epoll()?);
-            let add = |of: &Ep, number| raw::epoll_ctl(of.number(), libc::EPOLL_CTL_ADD, number, Some((IN.0, 0)));
-            let mut ways = 0;
-            let refusal = loop {
-                let ep = raw::epoll_create1(libc::EPOLL_CLOEXEC).map_err(Errno::from_raw)?;
-                let number = std::os::fd::AsRawFd::as_raw_fd(&ep);
-                std::mem::forget(ep);
-                raw::epoll_ctl(number, libc::EPOLL_CTL_ADD, reader.number(), Some((IN.0, 0)))
-                    .map_err(Errno::from_raw)?;
-                match add(&top, number) {
-                    Ok(()) => ways += 1,
-                    Err(errno) => break Errno::from_raw(errno),
-                }
-                if ways > 600 {
-                    break Errno::UnknownErrno;
-                }
-            };
-            stage.saw("ways through two epolls", ways).is(500)?;
-            stage.saw("and then", refusal).is(EINVAL)?;
-            stage.answered("one more level above 500 ways", add(&above, top.number())).is(EINVAL)?;
+            let (top, second) = (stage.epoll()?, stage.epoll()?);
+            let two = ways_into(stage, &top, &stage.pipe()?.0)?;
+            stage.saw("ways through two epolls", two).is(500)?;
+            stage.note("a third epoll, above the second one; and another file");
+            let above = stage.epoll()?;
+            above.add(&second, IN)?;
+            let three = ways_into(stage, &second, &stage.pipe()?.0)?;
+            stage.saw("ways through three epolls", three).is(100)?;
             Ok(())
         },
         mutation: fake("ways through two epolls", 1, Lie::Count(600)),
@@ -223,3 +212,24 @@ const EXPERIMENTS: &[Experiment] = &[
         mutation: without(ET),
     },
 ];
+
+/// How many epolls that watch `file` can be put into `top` before one is refused.
+fn ways_into(stage: &Stage, top: &Ep, file: &File) -> Outcome<usize> {
+    let add = |ep, number| raw::epoll_ctl(ep, libc::EPOLL_CTL_ADD, number, Some((IN.0, 0)));
+    let mut watching = Vec::new();
+    let refusal = loop {
+        let ep = raw::epoll_create1(libc::EPOLL_CLOEXEC).map_err(Errno::from_raw)?;
+        add(ep.as_raw_fd(), file.number()).map_err(Errno::from_raw)?;
+        match add(top.number(), ep.as_raw_fd()) {
+            Ok(()) if watching.len() < FAR_TOO_MANY => watching.push(ep),
+            answer => break answer,
+        }
+    };
+    stage.answered("one way more", refusal).is(EINVAL)?;
+    // They are there until the experiment's process ends.
+    let ways = watching.len();
+    std::mem::forget(watching);
+    Ok(ways)
+}
+
+const FAR_TOO_MANY: usize = 600;

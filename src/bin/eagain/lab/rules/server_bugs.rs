@@ -261,12 +261,23 @@ const EXPERIMENTS: &[Experiment] = &[
         since: (2, 6),
         changed: "",
         run: |stage| {
-            let child = stage.fork(|stage| {
-                raw::default_signal(libc::SIGPIPE).map_err(Errno::from_raw)?;
+            let was_reset = |stage: &Stage| -> Outcome<File> {
                 let (ours, peer) = stage.tcp_pair()?;
                 peer.reset()?;
                 stage.answered("the first write", raw::write(ours.number(), 1)).is(ECONNRESET)?;
-                stage.answered("the second write", raw::write(ours.number(), 1)).ok()?;
+                Ok(ours)
+            };
+            stage.note("SIGPIPE is ignored, as Rust's runtime has asked for");
+            let ours = was_reset(stage)?;
+            stage.answered("the second write", raw::write(ours.number(), 1)).is(EPIPE)?;
+            let child = stage.fork(|stage| {
+                raw::default_signal(libc::SIGPIPE).map_err(Errno::from_raw)?;
+                stage.note("SIGPIPE does what it does by default");
+                let ours = was_reset(stage)?;
+                stage.note("the send of this project says MSG_NOSIGNAL");
+                ours.try_send(1).is(EPIPE)?;
+                stage.note("a write that says nothing of signals");
+                stage.answered("another write", raw::write(ours.number(), 1)).ok()?;
                 Ok(())
             })?;
             let ended = match child.status()? {

@@ -151,7 +151,13 @@ const ENDS: [Experiment; 20] = [
             peer.shut_write()?;
             ep.reports(IN)?;
             ep.modify(&ours, IN | RDHUP)?;
-            ep.reports(IN | RDHUP)
+            ep.reports(IN | RDHUP)?;
+
+            let (ours, peer) = stage.tcp_pair()?;
+            let nothing_asked = stage.epoll()?;
+            nothing_asked.add(&ours, NONE)?;
+            peer.reset()?;
+            nothing_asked.reports(ERR | HUP)
         },
         mutation: with(RDHUP),
     },

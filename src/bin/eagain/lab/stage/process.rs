@@ -4,11 +4,12 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use eagain::sys::children::end_with;
 use eagain::sys::raw;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, gettid};
+use nix::unistd::{Pid, getpid, gettid};
 
 use super::answer::Answer;
 use super::{QUIET_MS, Stage};
@@ -63,7 +64,12 @@ impl Stage {
 
     /// A second process, made by `fork`, for `work`; what that does is on the timeline as well.
     pub(crate) fn fork(&self, work: impl FnOnce(&Self) -> Outcome + Send) -> Outcome<Process> {
+        let parent = getpid();
         let child = || {
+            // The group is killed with the experiment; this is for a lab that is killed itself.
+            if end_with(parent).is_err() {
+                return 1;
+            }
             self.shared.timeline.is_a_child_now();
             // Its name on the timeline is that of its thread, which is the only one.
             let stage = self.clone();
@@ -73,6 +79,10 @@ impl Stage {
             });
             match outcome {
                 Ok(Ok(Ok(()))) => 0,
+                Ok(Ok(Err(Stop::Untested(why)))) => {
+                    stage.note(format_args!("the child cannot go on: {why}"));
+                    UNTESTED
+                }
                 _ => 1,
             }
         };
@@ -150,6 +160,9 @@ fn is_a_wait(call: &str) -> bool {
     number.is_some_and(|number| number >= 0 && number != libc::SYS_futex) && !tells
 }
 
+/// The exit code of a child that could not try what it was to try.
+const UNTESTED: u8 = 2;
+
 /// A child.
 pub(crate) struct Process {
     stage: Stage,
@@ -174,7 +187,13 @@ impl Process {
         };
         let (status, seen) = self.stage.call("waitpid", "waitpid(child)".to_owned(), || waitpid(self.pid, None), name);
         seen.ok()?;
-        status.ok_or_else(|| Stop::Untested("no child".to_owned()))
+        match status {
+            Some(WaitStatus::Exited(_, code)) if code == i32::from(UNTESTED) => {
+                self.stage.not_tested("the child could not set its scene")
+            }
+            Some(status) => Ok(status),
+            None => self.stage.not_tested("no child"),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! What the buffers of a socket, its kind and its options change in what epoll tells.
 
+use eagain::sys::children::end_with;
 use eagain::sys::{net, raw};
 use nix::errno::Errno;
-use nix::unistd::{Uid, geteuid, setuid};
+use nix::unistd::{Uid, geteuid, getppid, setuid};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::super::prelude::*;
@@ -387,7 +388,11 @@ fn busy_poll(ep: &File) -> Outcome<String> {
 /// Gives up root's privileges, if there are any.
 fn become_nobody(stage: &Stage) -> Outcome {
     if geteuid().is_root() {
-        setuid(Uid::from_raw(65_534))?;
+        let parent = getppid();
+        let refused = |errno| stage.not_tested(format_args!("root may not become another user here: {errno}"));
+        setuid(Uid::from_raw(65_534)).or_else(refused)?;
+        // The kernel has forgotten it.
+        end_with(parent)?;
         stage.note("from here on without root's privileges");
     }
     Ok(())
