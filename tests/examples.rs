@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -230,8 +230,9 @@ fn no_server_spins_when_descriptors_run_out_and_all_serve_afterwards() {
             thread::sleep(Duration::from_millis(5));
         }
         let before = server.ticks();
-        thread::sleep(Duration::from_millis(500));
-        assert!(server.ticks() - before <= 5, "{name} spins");
+        thread::sleep(Duration::from_secs(1));
+        // Ten tries cost no tick; a loop that spins has some twenty even where many others run.
+        assert!(server.ticks() - before <= 2, "{name} spins");
         drop(crowd);
         let mut client = server.connect();
         client.write_all(&frame(b"after")).unwrap();
@@ -258,9 +259,11 @@ fn arguments_that_mean_nothing_are_refused_in_words() {
         ("latency_client", &["127.0.0.1:1", "all"], "a number of clients"),
         ("waker", &["shout"], "eventfd, unix or tcp"),
     ] {
-        let output = example(name).args(arguments).stdin(Stdio::null()).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
+        let mut child = example(name).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let status = wait(&mut child);
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!(status.code(), Some(1), "{name}: {stderr}");
         assert!(stderr.contains(said), "{name}: {stderr}");
     }
 }
@@ -272,7 +275,23 @@ fn edge_logger_ends_with_its_reader() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     // The pipe is closed by now.
     drop(TcpStream::connect(first.trim_end().rsplit(' ').next().unwrap()).unwrap());
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(wait(&mut child).code(), Some(1));
+}
+
+/// The end of a process that ends by itself.
+#[track_caller]
+fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it goes on for ever: {}", child.wait().unwrap());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
