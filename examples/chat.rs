@@ -4,8 +4,8 @@
 //! longer than 4 KiB, or who reads nothing while a megabyte is waiting, is shown out by the library.
 //!
 //! Chats often
-//! - send to all sockets in turn, and end with the first one that has gone, or stop at the first one that does not read:
-//!   here each client has a queue of its own, with a bound;
+//! - send to all sockets in turn, and end with the first one that has gone, or stop at one that does not read: here
+//!   each client has a queue of its own, with a bound;
 //! - keep sockets in a list that all threads share, so that one is closed while another sends on it: here threads send
 //!   messages to each other, by names that are never given out twice;
 //! - take one `recv` for one line: here a line is whole when its end is there;
