@@ -2,6 +2,14 @@
 //!
 //! `cargo run --example chat [ADDRESS]`, then `nc 127.0.0.1 7070` from several terminals. A client whose line gets
 //! longer than 4 KiB, or who reads nothing while a megabyte is waiting, is shown out by the library.
+//!
+//! Chats often
+//! - send to all sockets in turn, and end with the first one that has gone, or stop at one that does not read: here
+//!   each client has a queue of its own, with a bound;
+//! - keep sockets in a list that all threads share, so that one is closed while another sends on it: here threads send
+//!   messages to each other, by names that are never given out twice;
+//! - take one `recv` for one line: here a line is whole when its end is there;
+//! - pass on whatever has come, to the terminals of others: here what is not ASCII text is escaped.
 
 use std::net::SocketAddr;
 
@@ -56,7 +64,8 @@ impl Service for Chat {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address: SocketAddr = std::env::args().nth(1).as_deref().unwrap_or("127.0.0.1:7070").parse()?;
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7070".into());
+    let address: SocketAddr = address.parse().map_err(|_| "ADDRESS is an IP address and a port: 127.0.0.1:7070")?;
     let listener = Listener::tcp(address, somaxconn())?;
     println!("listening chat {}", listener.address());
     let server = Server::start(Config::default(), vec![listener], |handle| Chat { handle: handle.clone() })?;

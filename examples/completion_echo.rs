@@ -13,6 +13,7 @@
 use std::env;
 use std::error::Error;
 use std::net::TcpListener;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use eagain::completion::{Completion, Failure, Outcome, Port, SocketId};
@@ -26,7 +27,8 @@ const RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:7007".into());
-    let threads: usize = env::args().nth(2).map_or(Ok(2), |threads| threads.parse())?;
+    let threads = env::args().nth(2).map(|threads| threads.parse::<NonZeroUsize>());
+    let threads = threads.transpose().map_err(|_| "THREADS is a number from 1")?.map_or(2, NonZeroUsize::get);
     let listener = TcpListener::bind(address)?;
     println!("listening on {}", listener.local_addr()?);
     run(listener, threads)

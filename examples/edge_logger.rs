@@ -9,9 +9,9 @@
 //! - leave the sockets blocking, so that draining one of them stops the others.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, ErrorKind, ErrorKind::WouldBlock};
+use std::io::{self, ErrorKind, ErrorKind::WouldBlock, Write};
 use std::net::TcpListener;
-use std::{env, mem, time::Duration};
+use std::{env, fmt, mem, process, time::Duration};
 
 use eagain::sys::epoll::{Epoll, Events, Interest, Mode, Timeout};
 use eagain::sys::net::{self, NonBlocking};
@@ -29,6 +29,13 @@ struct Sender {
     address: String,
 }
 
+/// Where nobody reads the log any more, it ends.
+fn say(line: fmt::Arguments<'_>) {
+    if writeln!(io::stdout(), "{line}").is_err() {
+        process::exit(1);
+    }
+}
+
 /// Reads until EAGAIN or the end, which both are errors here, or until the budget is spent: then no edge will come, and
 /// it is to be called again.
 fn log(sender: &Sender) -> io::Result<()> {
@@ -36,7 +43,7 @@ fn log(sender: &Sender) -> io::Result<()> {
     for _ in 0..BUDGET {
         match net::recv_slice(&sender.socket, &mut chunk)? {
             0 => return Err(ErrorKind::UnexpectedEof.into()),
-            count => println!("received {} {}", sender.address, chunk[..count].escape_ascii()),
+            count => say(format_args!("received {} {}", sender.address, chunk[..count].escape_ascii())),
         }
     }
     Ok(())
@@ -64,7 +71,7 @@ fn main() -> io::Result<()> {
                 ready.insert(LISTENER); // One edge may stand for many: accept until EAGAIN.
                 newest += 1;
                 let address = from.as_socket().map_or("unix".into(), |address| address.to_string());
-                println!("connected {address}");
+                say(format_args!("connected {address}"));
                 let added = epoll.add_nonblocking(&socket, newest, Interest::READ, Mode::EDGE);
                 drop(added.map(|()| senders.insert(newest, Sender { socket, address }))); // If refused: closed.
             }
@@ -76,7 +83,7 @@ fn main() -> io::Result<()> {
                 Some(Err(error)) => {
                     let sender = &senders[&token];
                     let why = if error.kind() == ErrorKind::UnexpectedEof { "end".into() } else { error.to_string() };
-                    println!("offline {} {why}", sender.address);
+                    say(format_args!("offline {} {why}", sender.address));
                     epoll.delete(&sender.socket)?; // Before the close, by its name.
                     senders.remove(&token);
                 }

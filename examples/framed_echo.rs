@@ -47,7 +47,8 @@ impl Service for FramedEcho {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address: SocketAddr = std::env::args().nth(1).as_deref().unwrap_or("127.0.0.1:7004").parse()?;
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7004".into());
+    let address: SocketAddr = address.parse().map_err(|_| "ADDRESS is an IP address and a port: 127.0.0.1:7004")?;
     // The queue as long as the kernel allows: with a short one, clients that come all at once wait for seconds.
     let listener = Listener::tcp(address, somaxconn())?;
     println!("listening framed_echo {}", listener.address());

@@ -52,22 +52,24 @@ fn mean(trips: &[Duration]) -> Duration {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument = |index: usize, default: &str| arguments.get(index).map_or(default.to_owned(), String::clone);
-    let address: SocketAddr = argument(0, "127.0.0.1:7004").parse()?;
-    let (clients, messages): (usize, usize) = (argument(1, "100").parse()?, argument(2, "100").parse()?);
+    let usage = "arguments are: an address as 127.0.0.1:7004, a number of clients, a number of messages of each";
+    let address: SocketAddr = argument(0, "127.0.0.1:7004").parse().map_err(|_| usage)?;
+    let number = |index: usize| argument(index, "100").parse::<usize>().map_err(|_| usage);
+    let (clients, messages) = (number(1)?, number(2)?);
     let start = Instant::now();
     let threads: Vec<_> = (0..clients).map(|_| thread::spawn(move || measure(address, messages, start))).collect();
-    let mut all = Vec::new();
+    let (mut all, mut out) = (Vec::new(), io::stdout().lock());
     for (number, thread) in threads.into_iter().enumerate() {
         let trips = thread.join().map_err(|_| "a client has panicked")??;
-        println!("client {number}: mean {:?}", mean(&trips));
+        writeln!(out, "client {number}: mean {:?}", mean(&trips))?;
         all.extend(trips);
     }
     all.sort_unstable();
     let quantile = |percent: usize| all.get((all.len() * percent / 100).min(all.len().saturating_sub(1)));
-    println!("{} round trips: mean {:?}", all.len(), mean(&all));
+    writeln!(out, "{} round trips: mean {:?}", all.len(), mean(&all))?;
     for percent in [50, 90, 99, 100] {
         if let Some(trip) = quantile(percent) {
-            println!("{percent} % within {trip:?}");
+            writeln!(out, "{percent} % within {trip:?}")?;
         }
     }
     Ok(())

@@ -169,6 +169,9 @@ impl<S: Service> Harness<S> {
     // ---- what the server does --------------------------------------------------------------------------------------
 
     /// Time passes, and timers come when they are due, in their order.
+    ///
+    /// # Panics
+    /// If an [`Instant`] cannot tell the time that it is then: after some hundred thousand million years.
     pub fn advance(&mut self, by: Duration) {
         let until = self.turn.now + by;
         let mut floor = self.turn.tick;

@@ -27,11 +27,11 @@ use crate::sys::epoll::{self, Epoll, Events, Interest, Mode, Timeout};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// EADDRNOTAVAIL or EAFNOSUPPORT: the loopback interface is down or has no such address.
-    #[error("no loopback address {0} here: bring the interface `lo` up, or take the other family")]
+    /// EADDRNOTAVAIL, EAFNOSUPPORT or ENETUNREACH: the loopback interface is down or has no such address.
+    #[error("no loopback address {} here: bring the interface `lo` up, or take the other family", .0.ip())]
     NoLoopback(SocketAddr),
-    /// The deadline has passed.
-    #[error("no pair within {after:?}, but {strangers} strangers: somebody may be flooding the loopback interface")]
+    /// The deadline has passed. Without a stranger: the listener cannot be reached, or somebody else was.
+    #[error("no pair within {after:?}{}", why_late(*.strangers))]
     TimedOut {
         /// How long it was tried.
         after: Duration,
@@ -39,11 +39,25 @@ pub enum Error {
         strangers: u64,
     },
     /// What `socket(2)`, `bind(2)`, `listen(2)`, `accept(2)` or `connect(2)` said, as EMFILE.
-    #[error("no pair of sockets: {0}")]
+    #[error("no pair of sockets: {}{}", .0, what_to_do(.0))]
     System(#[from] io::Error),
     /// What epoll said, which is waited with.
     #[error("no pair of sockets: {0}")]
     Epoll(#[from] epoll::Error),
+}
+
+fn why_late(strangers: u64) -> String {
+    match strangers {
+        0 => ", and nobody came: is the interface `lo` up, and does a firewall let it through?".to_owned(),
+        _ => format!(", but strangers: {strangers}; somebody may be flooding the loopback interface"),
+    }
+}
+
+fn what_to_do(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "; close files or raise `ulimit -n`",
+        _ => "",
+    }
 }
 
 /// Which loopback address.
@@ -104,11 +118,11 @@ pub fn unix() -> Result<(UnixStream, UnixStream), Error> {
 #[doc(alias = "socketpair")]
 pub fn tcp_loopback(family: Family) -> Result<(TcpStream, TcpStream), Error> {
     let after = Duration::from_millis(PAIR_TIMEOUT_MS);
-    let deadline = Instant::now() + after;
+    let start = Instant::now();
     let mut strangers = 0;
-    while Instant::now() < deadline {
-        let attempt = deadline.min(Instant::now() + Duration::from_millis(PAIR_ATTEMPT_MS));
+    while let Some(left) = left(start, after) {
         let listener = listen(family)?;
+        let attempt = left.min(Duration::from_millis(PAIR_ATTEMPT_MS));
         if let Some(pair) = meet(&listener, attempt, &mut strangers)? {
             return Ok(pair);
         }
@@ -117,15 +131,21 @@ pub fn tcp_loopback(family: Family) -> Result<(TcpStream, TcpStream), Error> {
 }
 
 /// As [`tcp_loopback`], through a listener that is there already, at an address that this machine can connect to. It is
-/// closed afterwards.
+/// closed afterwards. `timeout` may be as long as you like.
 ///
 /// # Errors
-/// [`Error::TimedOut`] after `timeout`, or what the kernel says ([`Error::System`]).
+/// [`Error::TimedOut`] after `timeout`, or earlier if the queue is full and the kernel refuses whoever comes then
+/// (`tcp_abort_on_overflow`); [`Error::NoLoopback`] and [`Error::System`], by what the kernel says.
 pub fn tcp_through(listener: TcpListener, timeout: Duration) -> Result<(TcpStream, TcpStream), Error> {
     let mut strangers = 0;
     listener.set_nonblocking(true)?;
-    let pair = meet(&listener, Instant::now() + timeout, &mut strangers)?;
+    let pair = meet(&listener, timeout, &mut strangers)?;
     pair.ok_or(Error::TimedOut { after: timeout, strangers })
+}
+
+/// What is left of `patience`; `None` when it is over. A deadline could be beyond what [`Instant`] can be.
+fn left(start: Instant, patience: Duration) -> Option<Duration> {
+    patience.checked_sub(start.elapsed()).filter(|left| !left.is_zero())
 }
 
 fn listen(family: Family) -> Result<TcpListener, Error> {
@@ -140,29 +160,33 @@ fn listen(family: Family) -> Result<TcpListener, Error> {
     Ok(listener.into())
 }
 
-/// Connects to the listener and accepts until the two have met. `None`: the deadline has passed, or the connection was
+/// Connects to the listener and accepts until the two have met. `None`: it took too long, or the connection was
 /// refused, as `tcp_abort_on_overflow` does when the queue is full.
 fn meet(
     listener: &TcpListener,
-    deadline: Instant,
+    patience: Duration,
     strangers: &mut u64,
 ) -> Result<Option<(TcpStream, TcpStream)>, Error> {
     const OURS: u64 = 0;
     const DOOR: u64 = 1;
+    let start = Instant::now();
     let address = listener.local_addr()?;
     let ours = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     match ours.connect(&SockAddr::from(address)) {
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR)) => {
-            return Err(error.into());
-        }
-        _ => {}
+        Ok(()) => {}
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINPROGRESS | libc::EINTR) => {}
+            // Binding to the address of an interface that is down may have succeeded.
+            Some(libc::ENETUNREACH) if address.ip().is_loopback() => return Err(Error::NoLoopback(address)),
+            _ => return Err(error.into()),
+        },
     }
     let ours = TcpStream::from(ours);
     let (epoll, mut events) = (Epoll::new()?, Events::with_capacity(2));
     epoll.add(&ours, OURS, Interest::WRITE, Mode::LEVEL.oneshot())?;
     epoll.add(listener, DOOR, Interest::READ, Mode::LEVEL)?;
     // A flood would keep accept busy for ever, so the clock is read before each.
-    while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+    while let Some(left) = left(start, patience) {
         match listener.accept() {
             Ok((theirs, _)) if are_a_pair(&ours, &theirs) => return finish(ours, theirs).map(Some),
             Ok((stranger, _)) => {

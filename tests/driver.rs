@@ -8,7 +8,7 @@ use eagain::buffer::ByteQueue;
 use eagain::driver::{AcceptError, Driven, Driver, Newcomer, Ready, Wire};
 use eagain::harness::Harness;
 use eagain::limits::OUTPUT_HIGH_WATER_BYTES;
-use eagain::service::{Chargen, Delay, Echo, Frames};
+use eagain::service::{Chargen, Delay, Discard, Echo, Frames};
 use eagain::sys::epoll::Interest;
 use eagain::{Address, Client, End, Input, Listener, Next, Output, Peer, Service, Trigger};
 use proptest::collection::vec;
@@ -212,6 +212,15 @@ fn while_answers_wait_no_input_is_taken_and_each_place_is_bounded() {
 }
 
 #[test]
+fn a_turn_takes_all_of_its_input_however_long_if_nothing_holds_it_back() {
+    let mut driver = Driver::new(Discard, Instant::now());
+    let mut driven = open_wire(&mut driver, 1);
+    let mut input = ByteQueue::from(vec![7; 3_000_000]);
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert!(input.is_empty() && driven.wants_input());
+}
+
+#[test]
 fn output_can_be_sent_from_where_it_is() {
     let mut driver = Driver::new(Echo, Instant::now());
     let mut driven = open_wire(&mut driver, 100);
@@ -227,6 +236,20 @@ fn output_can_be_sent_from_where_it_is() {
     assert_eq!(driven.output(), b" four");
     driven.sent(1);
     assert_eq!(driven.output(), b"four");
+}
+
+#[test]
+fn a_capacity_of_nothing_is_one_byte_and_more_than_there_is_cannot_be_sent() {
+    let mut driver = Driver::new(Echo, Instant::now());
+    let mut driven = open_wire(&mut driver, 0);
+    let mut input = ByteQueue::from(b"abc".to_vec());
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert_eq!(driven.output(), b"a");
+    driven.sent(usize::MAX);
+    driver.turn_with(&mut driven, &mut input).unwrap();
+    assert_eq!(send_all(&mut driver, &mut driven, &mut input).unwrap(), b"bc");
+    driven.sent(1);
+    assert!(driven.output().is_empty() && driven.wants_input());
 }
 
 #[test]

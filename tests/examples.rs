@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,8 +30,13 @@ struct Running {
 impl Running {
     #[track_caller]
     fn start(name: &str, more: &[&str]) -> Running {
-        let mut child =
-            example(name).arg("127.0.0.1:0").args(more).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::start_as(example(name), more)
+    }
+
+    #[track_caller]
+    fn start_as(mut command: Command, more: &[&str]) -> Running {
+        command.arg("127.0.0.1:0").args(more).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let lines = lines(child.stdout.take().unwrap());
         let first = lines.recv_timeout(PATIENCE).expect("the first line");
         let address = first.rsplit(' ').next().unwrap().to_owned();
@@ -45,6 +50,13 @@ impl Running {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
+    }
+
+    /// Clock ticks (10 ms) of processor time so far.
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+        fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
     #[track_caller]
@@ -191,14 +203,95 @@ fn select_echo_sleeps_when_a_client_has_gone_and_owes_nobody_an_answer() {
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).unwrap();
     assert_eq!(answer, b"the last words");
-    let ticks = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.child.id())).unwrap();
-        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
-        fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>()
-    };
-    let before = ticks();
+    let before = server.ticks();
     thread::sleep(Duration::from_millis(300));
-    assert!(ticks() - before <= 5, "it spins");
+    assert!(server.ticks() - before <= 5, "it spins");
+}
+
+/// The listener stays readable; whoever waits is served when descriptors are free again.
+#[test]
+fn no_server_spins_when_descriptors_run_out_and_all_serve_afterwards() {
+    for (name, more) in [
+        ("framed_echo", None),
+        ("select_echo", Some("10")),
+        ("completion_echo", None),
+        ("epoll_only", None),
+        ("edge_logger", None),
+        ("chat", None),
+    ] {
+        let mut command = Command::new("prlimit");
+        command.arg("--nofile=20:20").arg(example(name).get_program());
+        let server = Running::start_as(command, more.as_slice());
+        let crowd: Vec<_> = (0..40).map(|_| server.connect()).collect();
+        let fds = || std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count();
+        let start = Instant::now();
+        while fds() < 20 {
+            assert!(start.elapsed() < PATIENCE, "{name}: its descriptors are not used up");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let before = server.ticks();
+        thread::sleep(Duration::from_secs(1));
+        // Ten tries cost no tick; a loop that spins has some twenty even where many others run.
+        assert!(server.ticks() - before <= 2, "{name} spins");
+        drop(crowd);
+        let mut client = server.connect();
+        client.write_all(&frame(b"after")).unwrap();
+        match name {
+            "edge_logger" => loop {
+                let line = server.lines.recv_timeout(PATIENCE).expect("the newcomer's line");
+                if line.starts_with("received ") {
+                    break;
+                }
+            },
+            "chat" => assert_eq!(client.read(&mut [0; 1]).unwrap(), 1),
+            _ => expect(&mut client, &frame(b"after")),
+        }
+    }
+}
+
+#[test]
+fn arguments_that_mean_nothing_are_refused_in_words() {
+    for (name, arguments, said) in [
+        ("framed_echo", &["nonsense"][..], "an IP address and a port"),
+        ("chat", &["127.0.0.1"], "an IP address and a port"),
+        ("select_echo", &["127.0.0.1:0", "soon"], "DELAY_MS is a number"),
+        ("completion_echo", &["127.0.0.1:0", "0"], "THREADS is a number from 1"),
+        ("latency_client", &["127.0.0.1:1", "all"], "a number of clients"),
+        ("waker", &["shout"], "eventfd, unix or tcp"),
+    ] {
+        let mut child = example(name).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let status = wait(&mut child);
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!(status.code(), Some(1), "{name}: {stderr}");
+        assert!(stderr.contains(said), "{name}: {stderr}");
+    }
+}
+
+#[test]
+fn edge_logger_ends_with_its_reader() {
+    let mut child = example("edge_logger").arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    // The pipe is closed by now.
+    drop(TcpStream::connect(first.trim_end().rsplit(' ').next().unwrap()).unwrap());
+    assert_eq!(wait(&mut child).code(), Some(1));
+}
+
+/// The end of a process that ends by itself.
+#[track_caller]
+fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it goes on for ever: {}", child.wait().unwrap());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

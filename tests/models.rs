@@ -17,6 +17,7 @@ in_other_models! {
     above_the_maximum_a_client_is_closed_and_the_others_stay,
     an_idle_server_sleeps,
     a_reload_changes_the_time_of_a_drain_and_nothing_else,
+    out_of_descriptors_it_says_so_and_goes_on_when_the_limit_is_raised,
 }
 
 /// Whether the server closes the connection without a byte.
@@ -90,6 +91,27 @@ fn a_reload_changes_the_time_of_a_drain_and_nothing_else(setup: Setup) {
     assert!(server.terminate().success());
     assert!(server.stderr().contains("draining, for 200ms"), "{}", server.stderr());
     let _ = std::fs::remove_file(&path);
+}
+
+/// No connection ends meanwhile: nothing but time lets it try again. There are two listeners, and both have to.
+fn out_of_descriptors_it_says_so_and_goes_on_when_the_limit_is_raised(setup: Setup) {
+    let server = setup.serve(&["--echo", ANY, "--frames", ANY]);
+    let inside = connect(server.addr("echo"));
+    exchange(&inside, b"in");
+    let limit = |soft: usize| {
+        let mut command = Command::new("prlimit");
+        command.args([format!("--pid={}", server.pid()), format!("--nofile={soft}:")]);
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !limit(server.fd_count()) {
+        return not_tested("models without descriptors (prlimit of util-linux)");
+    }
+    let waiting = ["echo", "frames"].map(|service| connect(server.addr(service)));
+    waiting.iter().for_each(|client| send(client, &frame(b"a place")));
+    wait_until("it is told", || server.stderr().contains("clients have to wait: "));
+    exchange(&inside, b"still in");
+    assert!(limit(64));
+    waiting.iter().for_each(|client| expect(client, &frame(b"a place")));
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Pairs of sockets (`eagain::pair`): both ends are ours, whatever strangers do meanwhile.
 
+#[path = "network/namespaces.rs"]
+#[allow(dead_code, reason = "its links and counters are for others")]
+mod namespaces;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -8,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use eagain::pair::{self, Error, Family};
+use namespaces::Namespace;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -114,6 +119,36 @@ fn a_full_queue_of_strangers_makes_it_late_and_not_wrong() {
     // Our SYN is dropped now, and sent again after a second.
     assert_a_pair(pair::tcp_through(listener, PATIENCE).unwrap());
     assert_is_shut_out(stranger);
+}
+
+#[test]
+fn a_timeout_may_be_longer_than_time_can_be_told() {
+    let (listener, _) = listener(16);
+    assert_a_pair(pair::tcp_through(listener, Duration::MAX).unwrap());
+}
+
+/// What is wrong is told in words that help, and at once where the kernel knows.
+#[test]
+fn without_a_loopback_there_is_no_pair_and_the_error_names_it() {
+    let namespace = match Namespace::new() {
+        Ok(namespace) => namespace,
+        // Other users may make namespaces on no machine that we know of.
+        Err(error) => return eprintln!("not tested: no network namespace: {error}"),
+    };
+    for family in [Family::V4, Family::V6] {
+        let error = namespace.run(|| pair::tcp_loopback(family)).unwrap_err();
+        assert!(matches!(error, Error::NoLoopback(address) if address.ip().is_loopback()), "{error:?}");
+        assert!(error.to_string().contains("bring the interface `lo` up"), "{error}");
+    }
+    // A loopback that was up once: packets vanish, and only the time tells.
+    namespace.command("ip link set lo up").unwrap();
+    assert_a_pair(namespace.run(|| pair::tcp_loopback(Family::V4)).unwrap());
+    namespace.command("ip link set lo down").unwrap();
+    let error = namespace.run(|| {
+        let (listener, _) = listener(16);
+        pair::tcp_through(listener, Duration::from_millis(100)).unwrap_err()
+    });
+    assert!(error.to_string().contains("is the interface `lo` up"), "{error}");
 }
 
 /// Somebody else listens on the same port, at the exact address, which the kernel prefers: he gets our connection.

@@ -14,7 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pressure::*;
 
 in_every_model! {
@@ -25,6 +26,7 @@ in_every_model! {
     frames_sent_before_the_signal_are_answered,
     requests_that_wait_in_the_kernel_are_answered,
     connections_that_wait_to_be_accepted_are_answered,
+    requests_are_answered_by_a_server_that_seldom_runs,
     new_connections_are_refused_once_the_drain_has_begun,
     delayed_answers_still_come,
     chargen_ends,
@@ -243,6 +245,42 @@ fn connections_that_wait_to_be_accepted_are_answered(setup: Setup) {
     }
     drop(clients);
     expect_exit(&mut server, since, SLACK);
+}
+
+/// What counts as silence must not be that the server was slow, or was not running at all.
+fn requests_are_answered_by_a_server_that_seldom_runs(setup: Setup) {
+    let mut server = setup.serve(&["--echo", ANY, "--drain-timeout", "60"]);
+    ping(server.addr("echo"), b"ping");
+    let request = pattern(500, 1);
+    let clients = while_stopped(&server, || {
+        let clients: Vec<TcpStream> = (0..400).map(|_| connect(server.addr("echo"))).collect();
+        clients.iter().for_each(|client| send(client, &request));
+        server.signal(Signal::SIGTERM);
+        clients
+    });
+    let pid = Pid::from_raw(server.pid() as i32);
+    let answered = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Where it has ended already, nobody is hit: its parent, who is here, has not asked for its status.
+            for _ in 0..40 {
+                thread::sleep(Duration::from_millis(3));
+                kill(pid, Signal::SIGSTOP).unwrap();
+                // Longer than the silence that a drain waits for.
+                thread::sleep(Duration::from_millis(110));
+                kill(pid, Signal::SIGCONT).unwrap();
+                if answered.load(Ordering::Relaxed) == clients.len() {
+                    break;
+                }
+            }
+        });
+        for client in &clients {
+            expect_to_end(client, &request);
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    drop(clients);
+    assert!(server.wait_for_exit().success());
 }
 
 /// A client whose answer is due in half a minute, so that a drain has to wait for it. Asks for a server with

@@ -61,7 +61,7 @@ pub enum Outcome {
     Received {
         /// The buffer that was given, whatever has happened, with what was received behind what it held.
         buffer: Vec<u8>,
-        /// How many bytes were received; 0 is the end of the stream.
+        /// How many bytes were received; 0 is the end of a stream.
         result: Result<usize, Failure>,
     },
     /// Of `send`.

@@ -172,7 +172,8 @@ impl Port {
     }
 
     /// Receives into the spare capacity of `buffer`, behind what it holds, as soon as there is anything:
-    /// [`Outcome::Received`]. The buffer does not grow, and comes back with the completion.
+    /// [`Outcome::Received`]. The buffer does not grow, and comes back with the completion. Of a datagram socket it is
+    /// one datagram: what does not fit is lost, and 0 bytes are an empty one, not the end.
     ///
     /// # Errors
     /// With the buffer: [`Reason::Busy`] beside another `recv`, [`Reason::NoRoom`], [`Reason::Closed`].
@@ -185,7 +186,7 @@ impl Port {
     }
 
     /// Sends all of `buffer`: [`Outcome::Sent`], when the kernel has taken the last byte. The buffer comes back with
-    /// the completion. For a datagram socket it is one datagram, of 256 KiB at the most.
+    /// the completion. For a datagram socket it is one datagram, of 256 KiB at the most; an empty one is not sent.
     ///
     /// # Errors
     /// With the buffer: [`Reason::Busy`] beside a `connect`, `shutdown` or another `send`, [`Reason::Closed`].
