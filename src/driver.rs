@@ -225,8 +225,8 @@ impl<S: Service, T: Trace> Driver<S, T> {
         self.turn.begin(now);
     }
 
-    /// Opens a connection that came by the listener of this index. Its first turn is due at once, with nothing ready: a
-    /// service may speak first.
+    /// Opens a connection that came by the listener of this index (at most 65,535; above, it counts as that one). Its
+    /// first turn is due at once, with nothing ready: a service may speak first.
     pub fn open(&mut self, newcomer: Newcomer, listener: usize) -> Driven<S> {
         let Newcomer { socket, peer } = newcomer;
         self.open_on(socket, peer, listener, peer != Peer::UNIX)
@@ -235,8 +235,9 @@ impl<S: Service, T: Trace> Driver<S, T> {
     fn open_on<Io: Stream>(&mut self, io: Io, peer: Peer, listener: usize, short_is_all: bool) -> Driven<S, Io> {
         let id = ConnectionId { worker: u16::MAX, token: Token::from_bits(self.opened) };
         self.opened += 1;
-        let session = self.turn.service.open(&Client { id, peer, listener });
-        let connection = Connection::new(io, short_is_all, Interest::NONE, listener as u16, self.turn.tick);
+        let listener = u16::try_from(listener).unwrap_or(u16::MAX);
+        let session = self.turn.service.open(&Client { id, peer, listener: listener.into() });
+        let connection = Connection::new(io, short_is_all, Interest::NONE, listener, self.turn.tick);
         Driven { member: Member { connection, session, peer }, id }
     }
 

@@ -433,3 +433,31 @@ proptest! {
         agree(|| Delay::new(Duration::from_millis(10)), capacity, events)?;
     }
 }
+
+/// Says by which listener the client came, as told when it came and as told now.
+struct Door;
+
+impl Service for Door {
+    type Session = usize;
+
+    fn open(&mut self, client: &Client) -> usize {
+        client.listener
+    }
+
+    fn data(&mut self, door: &mut usize, input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
+        input.consume(input.len());
+        let told = format!("{door} {}", output.client().listener);
+        output.write(told.as_bytes());
+        Next::More
+    }
+}
+
+#[test]
+fn the_index_of_a_listener_is_the_same_throughout_and_ends_at_65_535() {
+    let mut driver = Driver::new(Door, Instant::now());
+    for (given, told) in [(0, "0 0"), (65_535, "65535 65535"), (70_000, "65535 65535")] {
+        let mut driven = driver.open_wire(Peer::UNIX, given, 100);
+        driver.turn_with(&mut driven, &mut ByteQueue::from(vec![b'?'])).unwrap();
+        assert_eq!(driven.output(), told.as_bytes());
+    }
+}

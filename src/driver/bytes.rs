@@ -20,9 +20,9 @@ use crate::wire::Wire;
 /// - written and not sent: the capacity that is given to [`open_wire`](Self::open_wire), and behind it
 ///   [`OUTPUT_HIGH_WATER_BYTES`](crate::limits::OUTPUT_HIGH_WATER_BYTES) and the answer that passes that mark.
 impl<S: Service, T: Trace> Driver<S, T> {
-    /// Opens a connection that has no socket; `peer` and `listener` are what the service is told. So many bytes at the
-    /// most (1 at least) may be written and not yet [sent](Driven::sent). Its first [turn](Self::turn_with) is due at
-    /// once, without input: a service may speak first.
+    /// Opens a connection that has no socket; `peer` and `listener` (at most 65,535) are what the service is told. So
+    /// many bytes at the most (1 at least) may be written and not yet [sent](Driven::sent). Its first
+    /// [turn](Self::turn_with) is due at once, without input: a service may speak first.
     ///
     /// ```
     /// use std::time::Instant;
