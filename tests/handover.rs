@@ -12,7 +12,7 @@ use eagain::{
     Client, Config, End, Handle, Input, Listener, Next, Output, Parcel, ParcelError, Server, Service, Trigger,
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn configs() -> [Config; 4] {
     [(Trigger::Level, 1), (Trigger::Edge, 1), (Trigger::Level, 2), (Trigger::Edge, 2)]

@@ -16,7 +16,7 @@ use eagain::{
     Timeouts, Trigger,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a [`Spy`] has seen.
 #[derive(Debug, PartialEq)]
