@@ -5,7 +5,7 @@ mod common;
 #[path = "common/sandbox.rs"]
 mod sandbox;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::{Command, Stdio};
@@ -374,7 +374,11 @@ UNIT
 fn heard(manager: &UnixDatagram) -> String {
     loop {
         let mut message = [0; 4096];
-        let count = manager.recv(&mut message).expect("the server says something");
+        let count = match manager.recv(&mut message) {
+            // A receive with a timeout is not taken up again by the kernel, whatever has woken it (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            received => received.expect("the server says something"),
+        };
         let message = String::from_utf8_lossy(&message[..count]);
         if !message.starts_with("FDSTORE=1\n") {
             return message.into_owned();
