@@ -468,8 +468,9 @@ pub(crate) fn one_crowd_at_a_time() -> MutexGuard<'static, ()> {
     CROWD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A port of the loopback at which nobody listens. As long as this lives, the kernel gives it to nobody who asks for any
-/// port, as other tests do; a program that is told the number can listen there, if it sets SO_REUSEADDR (socket(7)).
+/// A port of the loopback at which nobody listens. As long as this lives, the kernel gives it to nobody who asks for
+/// any port, as other tests do; a program that is told the number can listen there, if it sets SO_REUSEADDR
+/// (socket(7)).
 pub(crate) struct FreePort(socket2::Socket);
 
 impl FreePort {
