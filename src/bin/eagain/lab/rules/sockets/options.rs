@@ -7,6 +7,7 @@ use nix::unistd::{Uid, geteuid, getppid, setuid};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::super::prelude::*;
+use super::super::server_bugs::clog;
 use crate::lab::stage::{loopback, sysctl};
 
 const SOCKET: i32 = libc::SOL_SOCKET;
@@ -53,7 +54,7 @@ pub(super) const EXPERIMENTS: [Experiment; 12] = [
             peer.set_option(SOCKET, libc::SO_RCVBUF, "SO_RCVBUF", 16_384)?;
             let ep = stage.epoll()?;
             ep.add(&ours, OUT)?;
-            fill_to_the_brim(&ours, &ep)?;
+            clog(stage, &ours)?;
             let full = net::unsent_bytes(&ours)?;
             stage.note("the peer reads 4 kB at a time, until OUT is reported");
             let reads_and_is_out = || {
@@ -113,7 +114,7 @@ pub(super) const EXPERIMENTS: [Experiment; 12] = [
             lowat(4096)?;
             let ep = stage.epoll()?;
             ep.add(&ours, OUT)?;
-            fill_to_the_brim(&ours, &ep)?;
+            clog(stage, &ours)?;
             ours.try_send(1000).is(EAGAIN)?;
             ep.quiet()?;
             lowat(-1)?;
@@ -318,16 +319,6 @@ pub(super) const EXPERIMENTS: [Experiment; 12] = [
         mutation: without(ET),
     },
 ];
-
-/// Sends until the socket takes no more and stays so: the peer's window, which grows at first, is full as well.
-fn fill_to_the_brim(file: &File, ep: &Ep) -> Outcome {
-    let mut quiet = false;
-    // Also after the rest: on a busy machine an acknowledgement came later than that, and made room.
-    while file.fill()? > 0 || !quiet {
-        quiet = ep.wait(50).events().is_empty();
-    }
-    Ok(())
-}
 
 /// Two UDP sockets that are connected to each other.
 fn udp_pair(stage: &Stage) -> Outcome<(File, File)> {
