@@ -61,7 +61,8 @@ pub(super) const EXPERIMENTS: [Experiment; 12] = [
                 let _ = peer.recv(4096);
                 !ep.wait(2).events().is_empty()
             };
-            stage.silently(|| Ok(stage.until(reads_and_is_out)))?;
+            // What the small buffer has dropped is sent again later and later: on a busy machine, after seconds.
+            stage.silently(|| Ok((0..5).any(|_| stage.until(reads_and_is_out))))?;
             // How much less it is depends on how soon this is seen; none is left if OUT never came.
             stage.saw("percent still queued at OUT", net::unsent_bytes(&ours)? * 100 / full).within(1..=72)?;
             Ok(())
