@@ -7,7 +7,6 @@ mod bad_servers;
 #[path = "bench/strangers.rs"]
 mod strangers;
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -131,12 +130,13 @@ fn threads_and_idle_connections_share_the_work() {
 
 #[test]
 fn a_known_delay_is_the_mean_and_no_value_is_below_it() {
-    let server = Server::start(&["--delay", ANY, "--delay-ms", "100"]);
-    let args = ["--messages", "10", "--connections", "5"];
+    let server = Server::start(&["--delay", ANY, "--delay-ms", "1000"]);
+    let args = ["--messages", "3", "--connections", "15"];
     let told = measured(server.addr("delay"), &args);
-    assert!(number(&told, "/latency_us/min") >= 100_000.0, "{told:#}");
-    // How much above it is the machine's affair; that it is the delay and not twice the delay is ours.
-    assert!(number(&told, "/latency_us/p50") < 200_000.0, "{told:#}");
+    assert!(number(&told, "/latency_us/min") >= 1_000_000.0, "{told:#}");
+    // How much above it is the machine's affair; that it is the delay and not twice the delay is ours. So long a delay
+    // that no machine adds as much to half of the messages.
+    assert!(number(&told, "/latency_us/p50") < 2_000_000.0, "{told:#}");
 }
 
 #[test]
@@ -173,7 +173,9 @@ fn a_server_that_stops_shows_in_an_open_loop_and_is_told_of_in_a_closed_one() {
     assert!(number(&closed, "/latency_us/p99") < 600_000.0 || number(&closed, "/messages") < 2000.0, "{closed:#}");
     assert_eq!(closed["mode"], "closed");
     let kinds: Vec<_> = closed["warnings"].as_array().expect("warnings").iter().map(|one| &one["kind"]).collect();
-    assert!(kinds.iter().any(|kind| *kind == "service_time_read_as_latency"), "{closed:#}");
+    // On a machine that stops so often by itself that the percentiles show it, there is nothing to warn of.
+    let shows = 10.0 * number(&closed, "/latency_us/p99") >= number(&closed, "/latency_us/max");
+    assert!(shows || kinds.iter().any(|kind| *kind == "service_time_read_as_latency"), "{closed:#}");
 }
 
 #[test]
@@ -202,10 +204,15 @@ fn churn_connects_anew_for_each_message() {
     let mut server = Server::start(&["--echo", ANY, "--metrics", ANY]);
     let told = measured(server.addr("echo"), &["--churn", "--messages", "50", "--connections", "4"]);
     assert_eq!((number(&told, "/messages"), &told["mode"]), (200.0, &Value::from("churn")));
-    let status = eagain(&["status", "--json", server.addr("metrics")]).json();
-    let services = status["services"].as_array().expect("services");
-    let echo = services.iter().find(|service| service["name"] == "echo").expect("echo");
-    assert_eq!(echo["accepted"], 200);
+    let accepted = || {
+        let status = eagain(&["status", "--json", server.addr("metrics")]).json();
+        let services = status["services"].as_array().expect("services");
+        services.iter().find(|service| service["name"] == "echo").expect("echo")["accepted"].clone()
+    };
+    // A worker publishes at the end of the turn in which it has answered; the other one is asked.
+    common::wait_until("200 are accepted", || accepted() == 200);
+    server.wait_until_at_rest();
+    assert_eq!(accepted(), 200);
     server.assert_running();
 }
 
@@ -213,7 +220,8 @@ fn churn_connects_anew_for_each_message() {
 fn streams_are_measured_in_bytes() {
     let server = Server::start(&["--discard", ANY, "--chargen", ANY]);
     for service in ["discard", "chargen"] {
-        let args = ["--service", service, "--duration", "0.3", "--warm-up", "0.1", "--connections", "3"];
+        // A busy machine has held up a run of a third of a second for the whole of it.
+        let args = ["--service", service, "--duration", "2", "--warm-up", "0.1", "--connections", "3"];
         let told = measured(server.addr(service), &args);
         assert!(number(&told, "/bytes_per_second") > 1e6, "{told:#}");
         assert_eq!(told["mode"], "stream");
@@ -235,7 +243,7 @@ fn unix_sockets_are_targets_too() {
 #[test]
 fn without_a_target_level_and_edge_are_measured_side_by_side() {
     let picture = Scratch::new("both.svg");
-    let told = bench(&["--duration", "0.4", "--warm-up", "0.1", "--connections", "4", "--svg", picture.path()]);
+    let told = bench(&["--duration", "2", "--warm-up", "0.1", "--connections", "4", "--svg", picture.path()]);
     assert_eq!(told.code, 0, "{}", told.stderr);
     for words in ["level-triggered", "edge-triggered", "service time", "server: CPU per message", "Closed loop"] {
         assert!(told.stdout.contains(words), "{words}: {}", told.stdout);
@@ -292,7 +300,7 @@ const CLIENT: &str = "
 import socket, statistics, sys, time
 stream = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
 times = []
-for number in range(30):
+for number in range(10):
     message = bytes([number]) * 64
     start = time.monotonic()
     stream.sendall(message)
@@ -306,8 +314,9 @@ print(min(times), statistics.median(times), statistics.mean(times))
 
 #[test]
 fn the_histogram_agrees_with_a_client_in_python() {
-    // A server that answers after 20 ms leaves the noise of the machine far below.
-    let server = Server::start(&["--delay", ANY, "--delay-ms", "20"]);
+    // A server that answers after 200 ms leaves the noise of the machine far below: after 20 ms, one pause of half a
+    // second among 30 messages doubled the mean.
+    let server = Server::start(&["--delay", ANY, "--delay-ms", "200"]);
     let address = server.addr("delay");
     let port = address.rsplit(':').next().expect("a port");
     let Ok(output) = Command::new("python3").args(["-c", CLIENT, port]).output() else {
@@ -316,7 +325,7 @@ fn the_histogram_agrees_with_a_client_in_python() {
     let theirs = String::from_utf8(output.stdout).expect("UTF-8");
     let theirs: Vec<f64> = theirs.split_whitespace().map(|number| number.parse().expect("a number")).collect();
     assert_eq!(theirs.len(), 3, "{}", String::from_utf8_lossy(&output.stderr));
-    let ours = measured(address, &["--messages", "30", "--connections", "1"]);
+    let ours = measured(address, &["--messages", "10", "--connections", "1"]);
     for (figure, theirs) in ["/latency_us/min", "/latency_us/p50", "/latency_us/mean"].into_iter().zip(theirs) {
         let ratio = number(&ours, figure) / theirs;
         assert!((0.5..2.0).contains(&ratio), "{figure}: {} and {theirs}", number(&ours, figure));
@@ -341,7 +350,8 @@ fn keys(value: &Value, prefix: &str, found: &mut Vec<String>) {
 fn the_schema_of_the_json_has_these_keys() {
     let server = Server::start(&["--echo", ANY]);
     let pid = server.pid().to_string();
-    let args = ["--rate", "1000", "--duration", "0.2", "--warm-up", "0", "--repeat", "2", "--pid", &pid];
+    // What there is none of has no key: a busy machine has let a fifth of a second pass without an answer.
+    let args = ["--rate", "1000", "--duration", "2", "--warm-up", "0", "--repeat", "2", "--pid", &pid];
     let told = measured(server.addr("echo"), &args);
     let mut found = Vec::new();
     keys(&told, "", &mut found);
@@ -456,7 +466,7 @@ fn logs_are_merged_and_a_load_does_not_differ_from_itself() {
     assert!(told.stdout.lines().any(|line| line.trim_start().starts_with("values ") && line.ends_with(" 200")));
 
     let runs = Scratch::new("runs.hlog");
-    let args = ["--duration", "0.1", "--warm-up", "0.1", "--repeat", "4", "--connections", "2", "--hdr", runs.path()];
+    let args = ["--duration", "1", "--warm-up", "0.1", "--repeat", "4", "--connections", "2", "--hdr", runs.path()];
     measured(server.addr("echo"), &args);
     let told = eagain(&["report", "--compare", runs.path(), runs.path()]);
     assert_eq!(told.stdout.matches("no difference").count(), 4, "{}", told.stdout);
@@ -548,7 +558,7 @@ fn a_full_listen_queue_is_told_of() {
     // Nobody accepts: the queue has room for two (listen(2): one more than it says).
     listener.listen(1).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap().to_string();
-    let told = bench(&[&address, "--connections", "20", "--messages", "1", "--timeout", "1", "--json", "-"]);
+    let told = bench(&[&address, "--connections", "20", "--messages", "1", "--timeout", "3", "--json", "-"]);
     assert_eq!(told.code, 1);
     let json = told.json();
     assert_eq!(json["errors"]["by_cause"]["connect_timed_out"], 18, "{json:#}");
@@ -566,7 +576,8 @@ fn a_process_that_is_not_there_is_named() {
 
 #[test]
 fn a_refusal_is_a_failure_of_every_connection() {
-    let closed = TcpListener::bind(ANY).unwrap().local_addr().unwrap().to_string();
+    let nobody = common::FreePort::new();
+    let closed = nobody.address().to_string();
     let told = bench(&[&closed, "--messages", "5", "--connections", "3", "--json", "-"]);
     assert_eq!(told.code, 1);
     let json = told.json();

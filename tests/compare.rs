@@ -99,17 +99,26 @@ fn models_are_measured_over_idle_connections_and_one_of_them_twice() {
     assert_eq!((&json["schema"], &json["compared"]), (&1.into(), &"models".into()));
     let cells = json["cells"].as_array().unwrap();
     let at = |model: &str, idle: u64| cells.iter().find(|cell| cell["model"] == model && cell["idle"] == idle);
+    let missing = json["not_measured"].as_array().unwrap();
+    let why = |model: &str, idle: u64| missing.iter().find(|one| one["model"] == model && one["idle"] == idle);
+    let mut too_busy = 0;
     for model in ["threads", "select", "poll", "completion", "epoll-level", "epoll-edge"] {
         for idle in [0, 30] {
-            let cell = at(model, idle).unwrap_or_else(|| panic!("{model} with {idle} idle is missing"));
+            let Some(cell) = at(model, idle) else {
+                // A third of a second without one answer: the machine's affair, now and then, and said.
+                let why = why(model, idle).unwrap_or_else(|| panic!("{model} with {idle} idle is missing"));
+                assert!(why["why"].as_str().unwrap().contains("on a machine this busy"), "{why}");
+                too_busy += 1;
+                continue;
+            };
             let figures = ["messages_per_second", "p50_us", "p99_us", "server_cpu_ns_per_message", "server_rss_bytes"];
             figures.into_iter().for_each(|figure| assert_spread(&cell[figure]));
             assert_eq!(cell["errors"], 0);
         }
     }
+    assert!(too_busy <= 3, "{missing:?}");
     // What a model cannot have is left out, and said.
     assert!(at("select", 19_990).is_none());
-    let missing = json["not_measured"].as_array().unwrap();
     assert!(missing.iter().any(|one| one["model"] == "select" && one["idle"] == 19_990), "{missing:?}");
     assert!(json["again"].as_array().unwrap().iter().all(|cell| cell["model"] == "epoll-level"));
     assert_calls(&json);

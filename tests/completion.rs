@@ -113,7 +113,10 @@ fn accept_connect_send_recv_and_shutdown_make_a_conversation() {
 
 #[test]
 fn a_connect_that_is_refused_says_so_once() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else gets the port, and not listening.
+    let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    bound.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let nobody = bound.local_addr().unwrap().as_socket().unwrap();
     let port = Port::new().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let socket = port.associate(NonBlocking::new(socket).unwrap(), 0).unwrap();

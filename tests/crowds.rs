@@ -221,8 +221,9 @@ fn flooding_neighbours_starve_nobody(setup: Setup) {
         for (round, pinger) in (0..PINGS_EACH).flat_map(|round| pingers.iter().map(move |pinger| (round, pinger))) {
             send(pinger, &request_of(round));
             expect(pinger, &request_of(round));
-            // A liveness bound: with a fair server all pings together take well under a second.
-            assert!(start.elapsed() < Duration::from_secs(10), "8 clients have {round} pings answered in 10 s");
+            // A liveness bound: with a fair server all pings together take well under a second. On a busy machine two
+            // dozen of such floods share two processors; who is starved waits for ever.
+            assert!(start.elapsed() < DEADLINE, "8 clients have {round} pings answered in {DEADLINE:?}");
         }
     });
     wait_until_at_rest(&server);

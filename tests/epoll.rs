@@ -23,7 +23,7 @@ const LEVEL: Mode = Mode::LEVEL;
 const EDGE: Mode = Mode::EDGE;
 
 /// No test waits longer than this for what must come.
-const PATIENCE: Timeout = Timeout::After(Duration::from_secs(20));
+const PATIENCE: Timeout = Timeout::After(Duration::from_secs(60));
 
 // ---- flags: what is reported ----------------------------------------------------------------------
 

@@ -179,7 +179,7 @@ fn edge_logger_sees_everybody_everything_and_every_end() {
 #[test]
 fn select_echo_answers_late_and_all_clients_at_the_same_time() {
     let server = Running::start("select_echo", &["300"]);
-    let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
     let start = Instant::now();
     for client in &mut clients {
         client.write_all(b"hello").unwrap();
@@ -189,8 +189,8 @@ fn select_echo_answers_late_and_all_clients_at_the_same_time() {
     }
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(300), "{took:?}");
-    // One after the other would be 3 seconds, on any machine.
-    assert!(took < Duration::from_millis(3000), "{took:?}");
+    // One after the other would be 30 seconds, on any machine; a busy one has needed 3 for ten of them.
+    assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
 #[test]

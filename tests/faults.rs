@@ -282,7 +282,7 @@ fn a_failed_transfer(case: Case, call: &str) {
         _ => assert!(!is_whole_or_closed(&hit, b"lost"), "the connection that was hit is served"),
     }
     if case.again_and_again() {
-        injector.must_be_quiet(20);
+        injector.must_be_quiet(&scene.server, 20);
     } else {
         scene.others_are_served();
     }
@@ -358,7 +358,7 @@ fn a_failed_wait(setup: Setup) {
         }
         exchange(&hit, &pattern(200_000, 3));
         exchange(&late, &pattern(20_000, 4));
-        injector.must_be_quiet(20);
+        injector.must_be_quiet(&scene.server, 20);
         injector.end();
         drop((hit, late));
         scene.ends_as_before();
@@ -385,7 +385,7 @@ fn a_failed_accept(setup: Setup) {
         if !case.again_and_again() {
             scene.others_are_served();
         }
-        injector.must_be_quiet(20);
+        injector.must_be_quiet(&scene.server, 20);
         injector.end();
         if !case.unseen() {
             drop(connect(scene.server.addr("echo")));
@@ -407,7 +407,7 @@ fn accept_failing_without_end_starves_nobody(setup: Setup) {
         waiting.iter().for_each(|client| send(client, b"hello"));
         exchange(&scene.bystander, &pattern(100_000, 3));
         // A turn of each worker may be 64 accepts, ten times a second.
-        injector.must_be_quiet(600);
+        injector.must_be_quiet(&scene.server, 600);
         waiting.iter().for_each(expect_silence);
         injector.end();
         waiting.iter().for_each(|client| expect(client, b"hello"));
@@ -464,7 +464,7 @@ fn a_failed_change(setup: Setup) {
         let kind = outcome.expect("an end").kind();
         assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{kind:?}");
         scene.server.wait_for_fd_count(scene.fds + 1);
-        injector.must_be_quiet(20);
+        injector.must_be_quiet(&scene.server, 20);
         injector.end();
         drop(hit);
         scene.ends_as_before();
@@ -481,7 +481,7 @@ fn a_failed_wait_of_the_main_thread(setup: Setup) {
         }
         wait_until("the wait has failed", || injector.has_struck());
         scene.others_are_served();
-        injector.must_be_quiet(20);
+        injector.must_be_quiet(&scene.server, 20);
         scene.server.signal(Signal::SIGTERM);
         expect_to_end(&scene.bystander, b"");
         assert!(scene.server.wait_for_exit().success());
@@ -511,7 +511,7 @@ fn a_failed_wake_up(setup: Setup) {
         clients.iter().for_each(|client| send(client, b"hello"));
         if case.fate == Unseen {
             clients.iter().for_each(|client| expect(client, b"hello"));
-            injector.must_be_quiet(20);
+            injector.must_be_quiet(&scene.server, 20);
             injector.detach();
             drop(clients);
             return scene.ends_as_before();

@@ -217,7 +217,10 @@ fn who_may_not_look_is_told_what_to_do() {
     use std::os::unix::process::CommandExt;
     // /tmp is open to the other user, the directory of the build may not be.
     let copy = std::env::temp_dir().join(format!("eagain-inspect-{}", std::process::id()));
-    std::fs::copy(program(), &copy).expect("a copy");
+    // By another process: a child of this one, started by another test meanwhile, would have the copy open for writing
+    // until its exec, and what somebody writes cannot be executed (ETXTBSY, execve(2)).
+    let copied = Command::new("install").args(["--mode=755", &program()]).arg(&copy).status();
+    assert!(copied.is_ok_and(|status| status.success()), "install of coreutils");
     let mut command = Command::new(&copy);
     let output = command.args(["inspect", &std::process::id().to_string()]).uid(65_534).gid(65_534).output().unwrap();
     std::fs::remove_file(copy).expect("it is ours");
@@ -238,7 +241,8 @@ impl Drop for Other {
 
 #[test]
 fn a_live_redis_shows_its_listener_and_its_client() {
-    let port = TcpListener::bind(ANY).unwrap().local_addr().unwrap().port();
+    let free = common::FreePort::new();
+    let port = free.address().port();
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     let Ok(redis) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {

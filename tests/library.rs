@@ -16,7 +16,7 @@ use eagain::{
     Timeouts, Trigger,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a [`Spy`] has seen.
 #[derive(Debug, PartialEq)]
@@ -289,8 +289,10 @@ fn a_drained_server_gives_what_is_due_and_ends() {
         assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
         drop(client);
         server.join().unwrap();
-        // Not `Stopped`, as it would be when the time is over.
-        assert_eq!(seen.recv_timeout(PATIENCE).unwrap(), Seen::Closed(id, End::Finished));
+        // Not `Stopped`, as it would be when the time is over. A busy machine may keep us from closing for the second
+        // that a server waits for that.
+        let end = seen.recv_timeout(PATIENCE).unwrap();
+        assert!([End::Finished, End::Lingered].map(|end| Seen::Closed(id, end)).contains(&end), "{end:?}");
         assert!(TcpStream::connect(address).is_err(), "still listening");
     }
 }

@@ -178,24 +178,34 @@ fn what_all_clients_keep_waiting_is_bounded(setup: Setup) {
 fn push_or_closed(server: &Server, mut stream: &TcpStream, block: &[u8]) -> bool {
     stream.set_nonblocking(true).unwrap();
     let start = Instant::now();
-    let mut refused_since = None;
+    let mut refused = false;
     let open = loop {
         assert!(start.elapsed() < DEADLINE, "neither stuck nor closed");
         match stream.write(block) {
-            Ok(_) => refused_since = None,
+            Ok(_) => refused = false,
+            // Refused before and after a rest: the server takes no more. For a while only, it may have no processor.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && refused => break true,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let since = *refused_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > Duration::from_millis(50) {
-                    break true;
-                }
-                std::thread::sleep(Duration::from_millis(1));
+                wait_until_at_rest(server);
+                refused = true;
             }
             Err(_) => break false,
         }
     };
     stream.set_nonblocking(false).unwrap();
-    server.wait_until_idle();
+    wait_until_at_rest(server);
     open
+}
+
+/// Connects and sends `bytes` while the server is stopped: however long this machine holds us up between the two, the
+/// server finds both at once, and no timeout of its comes between them.
+#[track_caller]
+fn connect_and_send(server: &Server, service: &str, bytes: &[u8]) -> TcpStream {
+    while_stopped(server, || {
+        let stream = connect(server.addr(service));
+        send(&stream, bytes);
+        stream
+    })
 }
 
 fn an_idle_client_is_closed_and_not_early(setup: Setup) {
@@ -203,19 +213,20 @@ fn an_idle_client_is_closed_and_not_early(setup: Setup) {
     let start = Instant::now();
     let silent = connect(server.addr("echo"));
     assert!(time_to_close(&silent, start) >= Duration::from_millis(500));
-    let talker = connect(server.addr("echo"));
-    exchange(&talker, b"a word");
+    // The server hears a word after we have begun to say it, so that its half second ends after ours.
     let start = Instant::now();
-    // The server heard it a moment before we heard the answer.
-    assert!(time_to_close(&talker, start) >= Duration::from_millis(400));
+    let talker = connect_and_send(&server, "echo", b"a word");
+    expect(&talker, b"a word");
+    assert!(time_to_close(&talker, start) >= Duration::from_millis(500));
 }
 
 fn a_client_that_talks_is_not_idle(setup: Setup) {
-    let server = setup.serve(&["--echo", "127.0.0.1:0", "--idle-timeout", "3"]);
+    // Longer than this machine may hold up the talker.
+    let server = setup.serve(&["--echo", "127.0.0.1:0", "--idle-timeout", "5"]);
     let talker = connect(server.addr("echo"));
     let silent = connect(server.addr("echo"));
     let start = Instant::now();
-    // One exchange in a hundred milliseconds until the other has been closed, which takes three seconds.
+    // One exchange in a hundred milliseconds until the other has been closed, which takes five seconds.
     silent.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     loop {
         exchange(&talker, b"here");
@@ -230,25 +241,25 @@ fn a_client_that_talks_is_not_idle(setup: Setup) {
 
 fn a_client_that_never_says_a_byte_is_closed(setup: Setup) {
     let server = setup.serve(&["--echo", "127.0.0.1:0", "--first-byte-timeout", "0.3"]);
-    let talker = connect(server.addr("echo"));
+    // Before both: the server may accept them in one turn, whose time is that of its beginning.
     let start = Instant::now();
+    let talker = connect_and_send(&server, "echo", b"a word");
     let silent = connect(server.addr("echo"));
-    // If this machine is too slow for that, the talker was silent too.
-    let in_time = is_served(&talker) && start.elapsed() < Duration::from_millis(300);
+    expect(&talker, b"a word");
     assert!(time_to_close(&silent, start) >= Duration::from_millis(300));
-    if in_time {
-        exchange(&talker, b"I have said something once");
-    }
+    exchange(&talker, b"I have said something once");
 }
 
 fn a_client_that_takes_nothing_is_closed_and_one_that_takes_a_little_is_not(setup: Setup) {
-    let server = setup.serve(&["--echo", "127.0.0.1:0", "--write-timeout", "2"]);
+    let server = setup.serve(&["--echo", "127.0.0.1:0", "--write-timeout", "5"]);
     let block = pattern(64 * 1024, 2);
     let streams = [connect(server.addr("echo")), connect(server.addr("echo"))];
+    // The last bytes that the lazy one's kernel takes come later than this.
+    let start = Instant::now();
     let sent = push_until_stuck(&server, &streams, &block);
     let [lazy, mut slow] = streams.each_ref();
     // The slow one takes a piece now and then, until the lazy one has been closed: its next write says so.
-    let (start, mut taken, mut piece) = (Instant::now(), 0, vec![0; 256 * 1024]);
+    let (mut taken, mut piece) = (0, vec![0; 256 * 1024]);
     lazy.set_nonblocking(true).unwrap();
     while !matches!((&*lazy).write(b"?"), Err(error) if error.kind() != std::io::ErrorKind::WouldBlock) {
         assert!(start.elapsed() < DEADLINE, "the lazy one is not closed");
@@ -258,7 +269,7 @@ fn a_client_that_takes_nothing_is_closed_and_one_that_takes_a_little_is_not(setu
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(start.elapsed() >= Duration::from_secs(1), "closed early");
+    assert!(start.elapsed() >= Duration::from_secs(5), "closed early");
     half_close(slow);
     let mut rest = Vec::new();
     slow.read_to_end(&mut rest).expect("everything comes back");
@@ -270,8 +281,9 @@ fn a_frame_that_is_begun_must_end(setup: Setup) {
     let whole = frame(b"whole");
     let waiting = connect(server.addr("frames"));
     exchange(&waiting, &whole);
-    let begun = connect(server.addr("frames"));
+    // Before the connection: a turn that accepts may hear the first bytes, and its time is that of its beginning.
     let start = Instant::now();
+    let begun = connect(server.addr("frames"));
     send(&begun, &whole[..6]);
     assert!(time_to_close(&begun, start) >= Duration::from_millis(500));
     // Between two frames a client may be silent for as long as it likes.
@@ -280,8 +292,8 @@ fn a_frame_that_is_begun_must_end(setup: Setup) {
 
 fn bytes_that_come_now_and_then_do_not_put_off_the_end_of_a_frame(setup: Setup) {
     let server = setup.serve(&["--frames", "127.0.0.1:0", "--frame-timeout", "1"]);
-    let mut drip = connect(server.addr("frames"));
     let start = Instant::now();
+    let mut drip = connect(server.addr("frames"));
     drip.write_all(&1_000_000_u32.to_be_bytes()).unwrap();
     while drip.write_all(b"x").is_ok() {
         assert!(start.elapsed() < DEADLINE, "a byte now and then keeps it open");
@@ -293,8 +305,8 @@ fn bytes_that_come_now_and_then_do_not_put_off_the_end_of_a_frame(setup: Setup) 
 fn a_delayed_answer_is_not_idleness(setup: Setup) {
     let more = ["--delay", "127.0.0.1:0", "--delay-ms", "1500", "--idle-timeout", "0.5", "--frame-timeout", "0.5"];
     let server = setup.serve(&more);
-    let client = connect(server.addr("delay"));
-    exchange(&client, b"late, but it comes");
+    let client = connect_and_send(&server, "delay", b"late, but it comes");
+    expect(&client, b"late, but it comes");
 }
 
 fn timeouts_of_a_thousand_clients_cost_nothing_while_they_are_silent(setup: Setup) {

@@ -532,7 +532,8 @@ fn watched_through_a_pipe_status_repeats_its_page_until_the_reader_goes() {
 #[test]
 fn status_says_in_one_line_what_is_wrong() {
     let server = Setup { edge_triggered: false, workers: 1, model: None }.serve(&["--metrics", ANY, "--echo", ANY]);
-    let closed = std::net::TcpListener::bind(ANY).unwrap().local_addr().unwrap().to_string();
+    let nobody = common::FreePort::new();
+    let closed = nobody.address().to_string();
     for (address, why) in [
         (closed.as_str(), "connection refused; is the server running with --metrics"),
         ("unix:@nobody-listens-here", "connection refused; is the server running with --metrics"),

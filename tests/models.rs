@@ -6,7 +6,6 @@ mod common;
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use common::*;
@@ -160,8 +159,10 @@ fn out_of_threads_a_client_is_refused_and_the_others_stay() {
     }
     // A user of its own, whose threads are those of this server alone; and a program that it can read.
     let path = std::env::temp_dir().join(format!("eagain-models-{}", std::process::id()));
-    std::fs::copy(program(), &path).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // By another process: a child of this one, started by another test meanwhile, would have the copy open for writing
+    // until its exec, and what somebody writes cannot be executed (ETXTBSY, execve(2)).
+    let copied = Command::new("install").args(["--mode=755", &program()]).arg(&path).status();
+    assert!(copied.is_ok_and(|status| status.success()), "install of coreutils");
     let user = 2_000_000_000 + std::process::id();
     let mut command = Command::new("setpriv");
     command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);

@@ -77,8 +77,8 @@ fn out_of_descriptors_it_waits_quietly_and_serves_all_in_the_end(setup: Setup) {
     assert!(lines <= 20, "{lines} lines on standard error");
     server.assert_running();
     // Those who are in are served as before.
+    wait_until("40 of 200 are answered with 64 descriptors", || crowd.iter().filter(|c| has_answer(c)).count() >= 40);
     let (inside, waiting): (Vec<_>, Vec<_>) = crowd.into_iter().enumerate().partition(|(_, client)| has_answer(client));
-    assert!(inside.len() >= 40, "only {} clients were accepted with 64 descriptors", inside.len());
     for (index, client) in &inside {
         expect(client, &request_of(*index));
         exchange(client, b"as before");
@@ -118,7 +118,8 @@ fn out_of_descriptors_a_close_lets_the_next_one_in(setup: Setup) {
         drop(inside);
         crowd = waiting;
         wait_until("one of those who wait is served", || crowd.iter().any(has_answer));
-        assert!(start.elapsed() < Duration::from_secs(5), "it took {:?} after the closes", start.elapsed());
+        // It is served at once; this is for the machine alone.
+        assert!(start.elapsed() < DEADLINE / 3, "it took {:?} after the closes", start.elapsed());
         let answered = |crowd: &[TcpStream]| crowd.iter().filter(|client| has_answer(client)).count();
         wait_until("all that there is room for are served", || answered(&crowd) >= crowd.len().min(40));
     }

@@ -142,7 +142,7 @@ fn whoever_connects_after_a_crash_is_served_by_the_next_process() {
         r#"
         drop_in eagain-bind.service <<'CONF'
 [Service]
-RestartSec=1
+RestartSec=5
 CONF
         start eagain-bind.service
         connect 7007

@@ -1,12 +1,12 @@
 //! Servers that no one here wrote run clean. Those that are not installed are passed by.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use super::{measured, number};
-use crate::common::{not_tested, wait_until};
+use crate::common::{FreePort, not_tested, wait_until};
 
 /// A server of somebody else's. Ends with this value.
 struct Stranger(Child);
@@ -16,11 +16,6 @@ impl Drop for Stranger {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A port that is free now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// `None`: it is not installed.
@@ -50,7 +45,8 @@ fn runs_clean(port: u16, args: &[&str], messages: f64) {
 
 #[test]
 fn socat_runs_clean() {
-    let port = free_port();
+    let free = FreePort::new();
+    let port = free.address().port();
     let listen = format!("TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork");
     if let Some(_socat) = start("socat", &[&listen, "EXEC:cat"]) {
         runs_clean(port, &["--messages", "50", "--connections", "5", "--size", "1000", "--depth", "3"], 250.0);
@@ -83,7 +79,8 @@ fn python_runs_clean() {
 
 #[test]
 fn redis_runs_clean() {
-    let port = free_port();
+    let free = FreePort::new();
+    let port = free.address().port();
     let args = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
     // Debian's redis-tools has the server under this name, and starts no daemon when it is installed.
     if let Some(_redis) = start_as("redis-server", "redis-check-rdb", &args) {

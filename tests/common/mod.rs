@@ -468,6 +468,25 @@ pub(crate) fn one_crowd_at_a_time() -> MutexGuard<'static, ()> {
     CROWD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A port of the loopback at which nobody listens. As long as this lives, the kernel gives it to nobody who asks for
+/// any port, as other tests do; a program that is told the number can listen there, if it sets SO_REUSEADDR
+/// (socket(7)).
+pub(crate) struct FreePort(socket2::Socket);
+
+impl FreePort {
+    pub(crate) fn new() -> FreePort {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        let any: std::net::SocketAddr = ANY.parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        FreePort(socket)
+    }
+
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.0.local_addr().unwrap().as_socket().unwrap()
+    }
+}
+
 /// A connection to `address` (`HOST:PORT`) without Nagle's delay, on which every call has a
 /// deadline.
 #[track_caller]

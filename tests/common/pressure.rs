@@ -54,11 +54,12 @@ pub(crate) fn wait_until_at_rest(server: &Server) {
         let before = activity(server);
         thread::sleep(Duration::from_millis(100));
         let after = activity(server);
-        if before == after {
+        // On a busy machine it may have had much to do and no processor: that is no rest.
+        if before == after && threads(server).iter().all(|thread| thread.contains("State:\tS")) {
             return;
         }
         assert!(
-            start.elapsed() < DEADLINE / 3,
+            start.elapsed() < DEADLINE,
             "the server does not come to rest: (ticks, context switches) went from {before:?} to {after:?} in 0.1 s"
         );
     }

@@ -128,10 +128,12 @@ pub(crate) fn measure(plan: &Plan, watch: Watch<'_>) -> Result<Run, String> {
             }
             thread::sleep(GLANCE / 10);
         }
+        // Before the start: a few messages are answered before this thread has a processor again.
+        let before = Look::at(plan);
         let started = SystemTime::now();
         let timeline = *start.at.get_or_init(|| Timeline::new(plan, Instant::now()));
         start.all.wait();
-        observe(plan, shared, timeline, threads, started, watch)
+        observe(plan, shared, timeline, threads, started, before, watch)
     })?;
     run.dropped_by_listeners = queue.and_then(|before| Some(ListenQueue::look()?.dropped_since(&before)));
     if shared.stop.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(run) }
@@ -177,17 +179,29 @@ fn shares(plan: &Plan) -> Vec<Share> {
     (0..threads).map(share).collect()
 }
 
-/// Looks at the processes when the measurement begins and ends, and gathers what the threads have found.
+/// What our own process and those of the server have used so far.
+struct Look {
+    client: Result<Usage, String>,
+    server: Result<Usage, String>,
+}
+
+impl Look {
+    fn at(plan: &Plan) -> Look {
+        Look { client: Usage::of(&[std::process::id()]), server: Usage::of(&plan.server) }
+    }
+}
+
+/// Looks at the processes when the measurement begins (`before`, unless there is a warm-up) and ends, and gathers what
+/// the threads have found.
 fn observe(
     plan: &Plan,
     shared: &Shared<'_>,
     timeline: Timeline,
     threads: Vec<ScopedJoinHandle<'_, Outcome>>,
     started: SystemTime,
+    before: Look,
     watch: Watch<'_>,
 ) -> Result<Run, String> {
-    let own = [std::process::id()];
-    let look = || Ok::<_, String>((Usage::of(&own)?, Usage::of(&plan.server)));
     let mut wait_until = |time: u64| {
         while timeline.now() < time && !threads.iter().all(ScopedJoinHandle::is_finished) {
             let left = Duration::from_nanos(time - timeline.now().min(time));
@@ -202,10 +216,14 @@ fn observe(
             }
         }
     };
-    wait_until(timeline.begin);
-    let (client_before, server_before) = look()?;
+    let before = if timeline.begin == 0 {
+        before
+    } else {
+        wait_until(timeline.begin);
+        Look::at(plan)
+    };
     wait_until(timeline.end);
-    let (client_after, server_after) = look()?;
+    let after = Look::at(plan);
     wait_until(u64::MAX);
     let mut tallies = Vec::with_capacity(threads.len());
     for thread in threads {
@@ -214,10 +232,10 @@ fn observe(
     let mut run = gather(plan, timeline, started, tallies);
     let counted = if plan.service.answers() { run.messages } else { 0 };
     let used = |after: &Usage, before: &Usage| after.since(before, counted, run.bytes, run.seconds);
-    run.client = used(&client_after, &client_before);
+    run.client = used(&after.client?, &before.client?);
     if !plan.server.is_empty() {
         // A server that has died in the meantime is one of the failures, and has no figures.
-        run.server = server_after.ok().zip(server_before.ok()).map(|(after, before)| used(&after, &before));
+        run.server = after.server.ok().zip(before.server.ok()).map(|(after, before)| used(&after, &before));
     }
     Ok(run)
 }

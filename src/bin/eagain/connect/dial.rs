@@ -140,9 +140,12 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    fn closed_port() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        listener.local_addr().expect("address")
+    /// Bound, so that no other test gets the port as long as the socket lives, and not listening.
+    fn closed_port() -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+        let address = socket.local_addr().expect("address").as_socket().expect("TCP");
+        (socket, address)
     }
 
     fn attempt(addresses: Vec<SocketAddr>) -> Result<Dialled, String> {
@@ -154,13 +157,14 @@ mod tests {
     fn a_refusal_leads_to_the_next_address() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let open = listener.local_addr().expect("address");
-        let dialled = attempt(vec![closed_port(), open]).expect("connected");
+        let (_closed, nobody) = closed_port();
+        let dialled = attempt(vec![nobody, open]).expect("connected");
         assert_eq!(dialled.socket.peer_addr().expect("peer").as_socket(), Some(open));
     }
 
     #[test]
     fn when_every_address_fails_each_is_named_with_its_reason() {
-        let (first, second) = (closed_port(), closed_port());
+        let ((_one, first), (_other, second)) = (closed_port(), closed_port());
         let why = attempt(vec![first, second]).expect_err("connected");
         assert_eq!(
             why,

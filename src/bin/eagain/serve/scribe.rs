@@ -3,10 +3,13 @@
 
 use std::fmt::Display;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::quota::{Kind, Quotas, Verdict};
 use crate::say::{self, Event, Level, Line};
@@ -17,6 +20,8 @@ const INPUT_LINES_MAX: usize = 256;
 const LINES_MAX: usize = 65_536;
 /// How long the end of the program waits for a reader of stderr.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How often it waits as long again while stderr takes lines, and who writes them only has no processor.
+const LAST_ROUNDS: u32 = 10;
 
 /// What the workers and the thread share.
 #[derive(Default)]
@@ -118,9 +123,20 @@ impl Scribe {
 impl Writer {
     /// Waits until everything is written, when all scribes are gone; not for ever, since stderr may be stuck.
     pub(crate) fn finish(self) {
-        // A timeout cannot be told: stderr is what is stuck.
-        let _ = self.ended.recv_timeout(LAST_LINES);
+        for _ in 0..LAST_ROUNDS {
+            // A timeout cannot be told: stderr is what is stuck.
+            if self.ended.recv_timeout(LAST_LINES) != Err(RecvTimeoutError::Timeout) || !stderr_takes_more() {
+                return;
+            }
+        }
     }
+}
+
+/// Whether a line could be written to stderr now.
+fn stderr_takes_more() -> bool {
+    let stderr = io::stderr();
+    let mut list = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut list, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn write(lines: &Receiver<Message>, shared: &Shared) {

@@ -21,8 +21,9 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{Server, site::Site};
 
-/// So long nothing may take; who waits longer gives up, and there is no verdict.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// So long nothing may take; who waits longer gives up, and there is no verdict. In ten seconds a server that spun on a
+/// busy machine had not had a tenth of one.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// Between two looks at the server.
 const LOOK: Duration = Duration::from_millis(4);
 /// A server that is asleep at so many looks in a row will not do more by itself.

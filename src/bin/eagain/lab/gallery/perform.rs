@@ -16,7 +16,7 @@ use super::{Exhibit, exhibits};
 use crate::say;
 
 /// After this a server is given up; it is shown that it hung, which is not the mistake that it was to show.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(90);
 const JOBS: usize = 4;
 
 /// How one server has stood its traffic.

@@ -370,13 +370,20 @@ const EXPERIMENTS: &[Experiment] = &[
     },
 ];
 
-/// Sends until the other end, which does not read, has taken what it takes, and nothing is under way any more.
-fn clog(stage: &Stage, ours: &File) -> Outcome {
-    while ours.fill()? > 0 {
+/// Sends until the other end, which does not read, has taken what it takes, and nothing is under way any more. Returns
+/// how much that was.
+pub(super) fn clog(stage: &Stage, ours: &File) -> Outcome<usize> {
+    let mut sum = 0;
+    loop {
+        let taken = ours.fill()?;
+        if taken == 0 {
+            return Ok(sum);
+        }
+        sum += taken;
         // What arrives makes room: wait until what was sent is acknowledged, and only the closed window holds the rest.
+        // On a busy machine that has taken a third of a second.
         stage.until(|| raw::tcp_info(ours).is_ok_and(|info| info.tcpi_unacked == 0));
     }
-    Ok(())
 }
 
 /// More than the buffers of a connection take.

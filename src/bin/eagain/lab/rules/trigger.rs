@@ -1,6 +1,7 @@
 //! Level- and edge-triggered: what is told, and how often.
 
 use super::prelude::*;
+use super::server_bugs::clog;
 
 pub(crate) static GROUP: Group =
     Group { name: "trigger", title: "level- and edge-triggered", experiments: EXPERIMENTS };
@@ -237,7 +238,7 @@ const EXPERIMENTS: &[Experiment] = &[
             let ep = stage.epoll()?;
             ep.add(&ours, OUT | ET)?;
             ep.reports(OUT)?;
-            let sent = ours.fill()?;
+            let sent = clog(stage, &ours)?;
             ep.quiet()?;
             peer.read_until(|sum| sum == sent)?;
             ep.reports(OUT)
