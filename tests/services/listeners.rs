@@ -218,7 +218,7 @@ fn sigterm_ends_idle_connections_and_the_server(setup: Setup) {
 }
 
 fn sigterm_waits_for_an_answer_that_is_due(setup: Setup) {
-    let mut server = setup.serve(&["--delay", ANY, "--delay-ms", "1000"]);
+    let mut server = setup.serve(&["--delay", ANY, "--delay-ms", "1000", "--drain-timeout", "60"]);
     let client = connect(server.addr("delay"));
     send(&client, b"due");
     server.wait_until_at_rest();
