@@ -107,13 +107,20 @@ pub const PAIR_ATTEMPT_MS: u64 = 250;
 /// The accept queue of such a listener: so many strangers can be faster and nothing is dropped yet.
 pub const PAIR_BACKLOG: i32 = 128;
 
-/// Events that one thread of a [`Port`](crate::completion::Port) takes at once. Few: what it has taken, it works on
-/// before the others hear of it.
+/// Events that one thread of a [`Port`](crate::completion::Port) takes at once. Few: what it has taken waits for
+/// it first of all.
 pub const COMPLETION_EVENTS_PER_WAIT: usize = 16;
 
 /// Completions that threads take from a full queue before one of them asks the kernel: whoever keeps the queue full,
 /// by posts or by a socket that always has more, must not keep the events of the others waiting.
 pub const COMPLETIONS_BETWEEN_POLLS: u32 = 64;
+
+/// Lanes of a completion port, in which threads leave completions: as many threads do not meet at one lock.
+pub const COMPLETION_LANES: usize = 8;
+
+/// Of so many completions that a thread takes, one is from another lane than its own, if there is any: what a thread
+/// has left that does not come back must not wait for as long as others are busy.
+pub const COMPLETIONS_BETWEEN_LOOKS: usize = 64;
 
 /// Posts that may wait in a completion port; beyond that, `post` refuses.
 pub const COMPLETION_POSTS_MAX: usize = 65_536;

@@ -65,8 +65,16 @@ mod tests;
 mod timers;
 
 use std::sync;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread_local;
 
 use crate::limits;
 
 pub use operation::{Completion, Failure, OperationId, Outcome, Reason, Refused, SocketId};
 pub use port::{AssociateError, Error, NotAssociated, Port};
+
+/// Threads that use ports, counted from 0.
+fn next_thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

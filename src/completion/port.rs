@@ -10,7 +10,7 @@ use super::kernel::net::NonBlocking;
 use super::kernel::{Socket, now};
 use super::limits::{ACCEPT_BUDGET, COMPLETION_EVENTS_PER_WAIT, TURN_BUDGET_BYTES};
 use super::operation::{Completion, Failure, Kind, OperationId, Outcome, Reason, Refused, SocketId, Task};
-use super::queue::{Next, Queue};
+use super::queue::{Next, Queue, own_lane};
 use super::seat::{Cancel, Direction, Seat, Step, Taken};
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,12 +66,19 @@ struct Entry {
     key: u64,
     /// A short read of TCP has emptied the socket. Unix sockets stop behind bytes that came with descriptors, too.
     short_is_all: bool,
-    seat: Mutex<Seat<NonBlocking<Socket>, Task>>,
+    seat: Mutex<EntrySeat>,
 }
 
+type EntrySeat = Seat<NonBlocking<Socket>, Task>;
+
 impl Entry {
-    fn seat(&self) -> MutexGuard<'_, Seat<NonBlocking<Socket>, Task>> {
+    fn seat(&self) -> MutexGuard<'_, EntrySeat> {
         self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn completion(&self, sequence: u64, direction: Direction, outcome: Outcome) -> Completion {
+        let operation = OperationId(Kind::Socket(self.id, direction, sequence));
+        Completion { key: self.key, operation, outcome }
     }
 }
 
@@ -82,12 +89,18 @@ enum Item {
     Complete(Completion, Option<(Arc<Entry>, Direction)>),
     /// Somebody is to go on with this socket.
     Drive(Arc<Entry>),
+    /// The kernel has told this of a socket, and nobody has looked yet.
+    Event(SocketId, Event),
 }
 
-/// Whether the thread that leaves completions is about to take one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    ForMe,
+/// What a thread in `next` is to return; the side is to be freed by then.
+type Mine = Option<(Completion, Option<(Arc<Entry>, Direction)>)>;
+
+/// Where completions go that a thread makes.
+#[derive(Debug)]
+enum Leave<'a> {
+    /// The first here, the others into the queue.
+    ForMe(&'a mut Mine),
     ForAnybody,
 }
 
@@ -142,7 +155,9 @@ impl Port {
         let all = Interest::READ | Interest::WRITE | Interest::READ_CLOSED | Interest::PRIORITY;
         match self.epoll.add_nonblocking(&socket, entry.id.0.to_bits(), all, Mode::EDGE) {
             Ok(()) => {
-                self.drive_with(&entry, socket, Leave::ForAnybody);
+                // The seat has been empty until now: events have left notes.
+                let step = entry.seat().step(socket);
+                self.drive_with(&entry, step, Leave::ForAnybody);
                 Ok(entry.id)
             }
             Err(error) => {
@@ -236,18 +251,19 @@ impl Port {
             Kind::Post => false,
             Kind::Timer(token) => match self.timers.remove(token) {
                 Some(key) => {
-                    self.leave_timer(token, key, Err(Failure::Cancelled), Leave::ForAnybody);
+                    self.queue.push(timer_item(token, key, Err(Failure::Cancelled)));
                     true
                 }
                 None => false,
             },
             Kind::Socket(socket, direction, sequence) => {
                 let Some(entry) = self.table.get(socket) else { return false };
-                // The lock ends with this statement.
-                let cancelled = entry.seat().cancel(direction, sequence);
-                match cancelled {
+                let mut seat = entry.seat();
+                match seat.cancel(direction, sequence) {
                     Cancel::Now(task) => {
-                        self.leave(&entry, direction, sequence, task.fail(Failure::Cancelled), Leave::ForAnybody);
+                        self.leave(&entry, &mut seat, direction, task.fail(Failure::Cancelled));
+                        drop(seat);
+                        self.queue.wake();
                         true
                     }
                     Cancel::Later => true,
@@ -289,7 +305,7 @@ impl Port {
             self.close_entry(&entry);
         }
         for (token, key) in self.timers.end() {
-            self.leave_timer(token, key, Err(Failure::Cancelled), Leave::ForAnybody);
+            self.queue.push(timer_item(token, key, Err(Failure::Cancelled)));
         }
         // Not earlier: a thread that had seen nothing outstanding would have gone.
         self.queue.end();
@@ -303,9 +319,10 @@ impl Port {
 
     /// The next completion. Waits for it no longer than `timeout`; then, `None`.
     ///
-    /// Completions are handed out in the order in which they were made. No second operation of one direction of a
-    /// socket begins before the completion of the first is handed out, so those of one direction never overtake one
-    /// another, whichever threads take them.
+    /// The completions of one socket are handed out in the order in which they were made. No second operation of one
+    /// direction begins before the completion of the first is handed out, so those never overtake one another,
+    /// whichever threads take them. Between sockets there is no such order: a thread prefers what it has made itself,
+    /// and what it has in the order of its making.
     ///
     /// # Errors
     /// [`Error::Ended`]; [`Error::Epoll`] if the kernel refuses to wait, which it has no reason for.
@@ -320,12 +337,15 @@ impl Port {
         let mut asked = false;
         loop {
             match self.queue.take() {
-                Next::Item(Item::Complete(completion, side)) => return Ok(Some(self.hand_out(completion, side))),
-                Next::Item(Item::Drive(entry)) => self.drive(&entry, Leave::ForMe),
+                Next::Item(item) => {
+                    if let Some(completion) = self.work(item) {
+                        return Ok(Some(completion));
+                    }
+                }
                 Next::Poll => self.ask(Timeout::Now, false)?,
                 Next::Ended => return Err(Error::Ended),
                 Next::Sleep if over && asked => {
-                    self.queue.asked(true, false);
+                    self.queue.asked(true, false, std::iter::empty());
                     return Ok(None);
                 }
                 Next::Sleep => {
@@ -339,46 +359,53 @@ impl Port {
         }
     }
 
-    fn hand_out(&self, completion: Completion, side: Option<(Arc<Entry>, Direction)>) -> Completion {
+    /// Does what an item asks for. A completion that comes of it is for this thread: it was not in the queue.
+    fn work(&self, item: Item) -> Option<Completion> {
+        let mut mine = None;
+        match item {
+            Item::Complete(completion, side) => mine = Some((completion, side)),
+            Item::Drive(entry) => self.drive(&entry, Leave::ForMe(&mut mine)),
+            Item::Event(socket, event) => self.notice(socket, event, &mut mine),
+        }
+        let (completion, side) = mine?;
         if let Some((entry, direction)) = side {
             entry.seat().handed_out(direction);
         }
         self.queue.handed_out();
-        completion
+        Some(completion)
     }
 
-    /// Asks the kernel for events, and does what they allow. `slept`: the queue takes us for a sleeper.
+    /// Asks the kernel for events, and leaves them. `slept`: the queue takes us for a sleeper.
     fn ask(&self, timeout: Timeout, slept: bool) -> Result<(), Error> {
         let mut events = Events::with_capacity(COMPLETION_EVENTS_PER_WAIT);
         let result = self.epoll.wait(&mut events, timeout);
-        self.queue.asked(slept, events.iter().any(|event| event.data() == WAKER));
-        result?;
+        let (mut woken, mut timers) = (false, false);
         for event in &events {
-            match event.data() {
-                WAKER => {}
-                TIMERS => {
-                    for (token, key) in self.timers.expire() {
-                        self.leave_timer(token, key, Ok(()), Leave::ForMe);
-                    }
-                }
-                data => self.notice(SocketId(Token::from_bits(data)), event),
+            woken |= event.data() == WAKER;
+            timers |= event.data() == TIMERS;
+        }
+        let of_sockets = events.iter().filter(|event| event.data() < TIMERS);
+        let items = of_sockets.map(|event| Item::Event(SocketId(Token::from_bits(event.data())), event));
+        self.queue.asked(slept, woken, items);
+        if timers {
+            for (token, key) in self.timers.expire() {
+                self.queue.leave(own_lane(), timer_item(token, key, Ok(())));
             }
         }
+        result?;
         Ok(())
     }
 
     /// An event says what may be tried now. An old one does no harm: its socket is unknown, or a call says EAGAIN.
-    fn notice(&self, socket: SocketId, event: Event) {
+    fn notice(&self, socket: SocketId, event: Event, mine: &mut Mine) {
         let Some(entry) = self.table.get(socket) else { return };
         // HUP alone is a TCP socket that was never connected (tcp_poll); a connection that has ended says RDHUP, too.
         let insists = event.read_closed() || event.error() || event.priority();
         let mut seat = entry.seat();
         seat.ready(event.should_read(), event.should_write(), insists);
-        let taken = seat.enter();
+        let step = seat.enter();
         drop(seat);
-        if let Some(taken) = taken {
-            self.drive_with(&entry, taken, Leave::ForMe);
-        }
+        self.drive_with(&entry, step, Leave::ForMe(mine));
     }
 
     fn submit(&self, socket: SocketId, task: Task) -> Result<OperationId, (Reason, Task)> {
@@ -389,11 +416,9 @@ impl Port {
             Ok(sequence) => {
                 // Under the lock: nobody can complete it before it is counted.
                 self.queue.accepted();
-                let taken = seat.enter();
+                let step = seat.enter();
                 drop(seat);
-                if let Some(taken) = taken {
-                    self.drive_with(&entry, taken, Leave::ForAnybody);
-                }
+                self.drive_with(&entry, step, Leave::ForAnybody);
                 Ok(OperationId(Kind::Socket(socket, direction, sequence)))
             }
             Err((Taken::Busy, task)) => Err((Reason::Busy, task)),
@@ -402,89 +427,78 @@ impl Port {
     }
 
     /// Does what can be done on a socket now, unless somebody else is at it.
-    fn drive(&self, entry: &Arc<Entry>, leave: Leave) {
-        let socket = entry.seat().enter();
-        if let Some(socket) = socket {
-            self.drive_with(entry, socket, leave);
-        }
+    fn drive(&self, entry: &Arc<Entry>, leave: Leave<'_>) {
+        // The lock ends with this statement.
+        let step = entry.seat().enter();
+        self.drive_with(entry, step, leave);
     }
 
-    fn drive_with(&self, entry: &Arc<Entry>, mut socket: NonBlocking<Socket>, leave: Leave) {
+    fn drive_with(&self, entry: &Arc<Entry>, mut step: Step<NonBlocking<Socket>, Task>, mut leave: Leave<'_>) {
         let (mut calls, mut bytes) = (0, 0);
         loop {
-            // One socket that always has more must not hold up the others of this thread.
-            if calls >= ACCEPT_BUDGET || bytes >= TURN_BUDGET_BYTES {
-                if entry.seat().pause(socket) {
-                    self.push(Item::Drive(Arc::clone(entry)), leave);
-                }
-                return;
-            }
-            // The lock ends with this statement; the system call is made without it.
-            let step = entry.seat().step(socket);
-            match step {
+            let (socket, task, insists) = match step {
                 Step::Rest => return,
-                Step::Close(socket, cancelled) => return self.shut(entry, socket, cancelled, leave),
-                Step::Try(taken, task, insists) => {
-                    socket = taken;
-                    calls += 1;
-                    bytes += self.try_task(entry, &socket, task, insists, leave);
+                Step::Again => return self.queue.push(Item::Drive(Arc::clone(entry))),
+                Step::Close(socket, cancelled) => return self.shut(entry, socket, cancelled),
+                Step::Try(socket, task, insists) => (socket, task, insists),
+            };
+            let direction = task.direction();
+            let attempt = task.attempt(&socket, entry.short_is_all && !insists);
+            calls += 1;
+            bytes += attempt.moved;
+            let mut seat = entry.seat();
+            let cancelled = seat.settle(direction, attempt.verdict);
+            // One socket that always has more must not hold up the others of this thread.
+            step = match calls >= ACCEPT_BUDGET || bytes >= TURN_BUDGET_BYTES {
+                true => seat.pause(socket),
+                false => seat.step(socket),
+            };
+            let Some(outcome) = attempt.outcome.or_else(|| cancelled.map(|task| task.fail(Failure::Cancelled))) else {
+                continue;
+            };
+            match &mut leave {
+                Leave::ForMe(mine @ None) if !seat.is_behind(direction) => {
+                    let completion = entry.completion(seat.sequence(direction), direction, outcome);
+                    // Nothing is between this and the return of `next`.
+                    let free = matches!(step, Step::Rest);
+                    if free {
+                        seat.handed_out(direction);
+                    }
+                    **mine = Some((completion, (!free).then_some((Arc::clone(entry), direction))));
+                }
+                _ => {
+                    self.leave(entry, &mut seat, direction, outcome);
+                    drop(seat);
+                    self.queue.wake();
                 }
             }
         }
-    }
-
-    /// Makes one system call, and leaves the completion if there is one. Returns the bytes that it moved.
-    fn try_task(
-        &self,
-        entry: &Arc<Entry>,
-        socket: &NonBlocking<Socket>,
-        task: Task,
-        insists: bool,
-        leave: Leave,
-    ) -> usize {
-        let direction = task.direction();
-        let attempt = task.attempt(socket, entry.short_is_all && !insists);
-        let mut seat = entry.seat();
-        let cancelled = seat.settle(direction, attempt.verdict);
-        let sequence = seat.sequence(direction);
-        drop(seat);
-        if let Some(outcome) = attempt.outcome.or_else(|| cancelled.map(|task| task.fail(Failure::Cancelled))) {
-            self.leave(entry, direction, sequence, outcome, leave);
-        }
-        attempt.moved
     }
 
     /// Closes the descriptor, then completes what was outstanding: who hears of that can rely on the former.
-    fn shut(&self, entry: &Arc<Entry>, socket: NonBlocking<Socket>, cancelled: [Option<Task>; 2], leave: Leave) {
+    fn shut(&self, entry: &Arc<Entry>, socket: NonBlocking<Socket>, cancelled: [Option<Task>; 2]) {
         // By its name, while it has one: a duplicate elsewhere would keep the registration alive. It can only fail if
         // there is none.
         let _ = self.epoll.delete(&socket);
         drop(socket);
         for task in cancelled.into_iter().flatten() {
-            let direction = task.direction();
-            let sequence = entry.seat().sequence(direction);
-            self.leave(entry, direction, sequence, task.fail(Failure::Cancelled), leave);
+            self.leave(entry, &mut entry.seat(), task.direction(), task.fail(Failure::Cancelled));
         }
+        self.queue.wake();
     }
 
-    fn leave(&self, entry: &Arc<Entry>, direction: Direction, sequence: u64, outcome: Outcome, leave: Leave) {
-        let operation = OperationId(Kind::Socket(entry.id, direction, sequence));
-        let completion = Completion { key: entry.key, operation, outcome };
-        self.push(Item::Complete(completion, Some((Arc::clone(entry), direction))), leave);
+    /// Leaves the completion of what the seat has just called complete, under one lock with that: the other direction's
+    /// could overtake it. Who calls then calls `wake`, without the lock.
+    fn leave(&self, entry: &Arc<Entry>, seat: &mut EntrySeat, direction: Direction, outcome: Outcome) {
+        let completion = entry.completion(seat.sequence(direction), direction, outcome);
+        let lane = seat.lane(direction, own_lane());
+        self.queue.leave(lane, Item::Complete(completion, Some((Arc::clone(entry), direction))));
     }
+}
 
-    fn leave_timer(&self, token: Token, key: u64, result: Result<(), Failure>, leave: Leave) {
-        let completion =
-            Completion { key, operation: OperationId(Kind::Timer(token)), outcome: Outcome::Timer(result) };
-        self.push(Item::Complete(completion, None), leave);
-    }
-
-    fn push(&self, item: Item, leave: Leave) {
-        match leave {
-            Leave::ForMe => self.queue.push_for_me(item),
-            Leave::ForAnybody => self.queue.push(item),
-        }
-    }
+fn timer_item(token: Token, key: u64, result: Result<(), Failure>) -> Item {
+    let completion = Completion { key, operation: OperationId(Kind::Timer(token)), outcome: Outcome::Timer(result) };
+    Item::Complete(completion, None)
 }
 
 fn with_buffer((reason, task): (Reason, Task)) -> Refused<Vec<u8>> {

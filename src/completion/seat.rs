@@ -45,8 +45,10 @@ pub(super) enum Step<S, T> {
     Try(S, T, bool),
     /// Close the socket, then complete these as cancelled.
     Close(S, [Option<T>; 2]),
-    /// Nothing: the socket is back in the seat.
+    /// Nothing: the socket is in the seat, or with another driver.
     Rest,
+    /// Somebody is to [`enter`](Seat::enter) again: the socket is in the seat, and there is more to do.
+    Again,
 }
 
 /// What has come of a system call.
@@ -106,6 +108,8 @@ pub(super) struct Seat<S, T> {
     insists: bool,
     /// Which direction is looked at first; they take turns.
     first: Direction,
+    /// Of the queue: where the newest completion was left.
+    lane: usize,
 }
 
 impl<S, T> Seat<S, T> {
@@ -120,6 +124,7 @@ impl<S, T> Seat<S, T> {
             insists: false,
             sides: [side(false), side(true)],
             first: Direction::In,
+            lane: 0,
         }
     }
 
@@ -185,15 +190,32 @@ impl<S, T> Seat<S, T> {
         side.phase = Phase::Free;
     }
 
-    /// Takes the socket, if it is here and there is something to do with it.
-    pub(super) fn enter(&mut self) -> Option<S> {
+    /// Whether the other direction's completion is made, and not yet handed out: then that of this one comes after it.
+    pub(super) fn is_behind(&self, direction: Direction) -> bool {
+        matches!(self.sides[1 - direction as usize].phase, Phase::Complete)
+    }
+
+    /// Where the completion of this direction is to be left, before the lock ends: behind the other one's, if that is
+    /// not handed out yet; else in `own`.
+    pub(super) fn lane(&mut self, direction: Direction, own: usize) -> usize {
+        if !self.is_behind(direction) {
+            self.lane = own;
+        }
+        self.lane
+    }
+
+    /// Takes the socket, if it is here and there is something to do with it: that.
+    pub(super) fn enter(&mut self) -> Step<S, T> {
         self.queued = false;
         if !matches!(self.place, Place::Here(_)) || !self.has_work() {
-            return None;
+            return Step::Rest;
         }
         match std::mem::replace(&mut self.place, Place::Away) {
-            Place::Here(socket) => Some(socket),
-            Place::Away | Place::Closed => None,
+            Place::Here(socket) => self.step(socket),
+            elsewhere => {
+                self.place = elsewhere;
+                Step::Rest
+            }
         }
     }
 
@@ -265,10 +287,13 @@ impl<S, T> Seat<S, T> {
         }
     }
 
-    /// The driver has done enough for one turn and puts the socket back. `true`: somebody must come and go on.
-    pub(super) fn pause(&mut self, socket: S) -> bool {
+    /// The driver has done enough for one turn and puts the socket back.
+    pub(super) fn pause(&mut self, socket: S) -> Step<S, T> {
         self.place = Place::Here(socket);
-        self.has_work() && !std::mem::replace(&mut self.queued, true)
+        match self.has_work() && !std::mem::replace(&mut self.queued, true) {
+            true => Step::Again,
+            false => Step::Rest,
+        }
     }
 }
 
@@ -404,19 +429,23 @@ mod tests {
             if self.arriving > 0 {
                 also(&mut |world| {
                     world.arriving -= 1;
-                    if world.seat.enter().is_some() {
+                    let step = world.seat.enter();
+                    if !matches!(step, Step::Rest) {
                         assert!(world.driver == Driver::Nobody, "two threads have the socket");
-                        world.driver = Driver::Driving;
+                        world.go_on(step);
                     }
                 });
             }
             match self.driver {
                 Driver::Nobody => {}
                 Driver::Driving => {
-                    also(&mut Self::step);
                     also(&mut |world| {
-                        world.driver = Driver::Nobody;
-                        world.arriving += u8::from(world.seat.pause(()));
+                        let step = world.seat.step(());
+                        world.go_on(step);
+                    });
+                    also(&mut |world| {
+                        let step = world.seat.pause(());
+                        world.go_on(step);
                     });
                 }
                 Driver::BeforeCall(at) => {
@@ -470,9 +499,13 @@ mod tests {
             }
         }
 
-        fn step(&mut self) {
-            match self.seat.step(()) {
+        fn go_on(&mut self, step: Step<(), u64>) {
+            match step {
                 Step::Rest => self.driver = Driver::Nobody,
+                Step::Again => {
+                    self.driver = Driver::Nobody;
+                    self.arriving += 1;
+                }
                 Step::Try((), task, _) => {
                     let at = (0..2).find(|&at| matches!(self.seat.sides[at].phase, Phase::Running { .. })).unwrap();
                     assert_eq!(task, u64::from(self.submitted[at]));

@@ -9,7 +9,10 @@ use crate::slab::{Slab, Token};
 /// Slots that one shard can have, so that all names of all shards differ and stay below the port's own tokens.
 const SLOTS_PER_SHARD: u32 = SLOTS_MAX / COMPLETION_SHARDS as u32;
 
-type Shard<T> = Mutex<Slab<Arc<T>>>;
+/// Aligned, so that locks of two shards are not in one line of a processor's cache.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard<T>(Mutex<Slab<Arc<T>>>);
 
 /// Each shard has a lock of its own, held for a look-up. What is in the table is shared: an event that is being worked
 /// on keeps its socket's entry, and finds it closed.
@@ -22,11 +25,11 @@ pub(super) struct Table<T> {
 
 impl<T> Table<T> {
     pub(super) fn new() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::new(Slab::new())), next: AtomicUsize::new(0) }
+        Self { shards: std::array::from_fn(|_| Shard(Mutex::new(Slab::new()))), next: AtomicUsize::new(0) }
     }
 
     fn lock(&self, shard: usize) -> MutexGuard<'_, Slab<Arc<T>>> {
-        self.shards[shard % COMPLETION_SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard % COMPLETION_SHARDS].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts in what `make` makes of its name, if `admit` says so under the lock. `None`: it did not, or there is no

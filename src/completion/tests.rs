@@ -34,6 +34,7 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::Barrier;
 use shuttle::thread::{self, JoinHandle};
+use shuttle::thread_local;
 use shuttle::{Config, Runner};
 
 use self::kernel::epoll::Timeout;
@@ -49,9 +50,11 @@ mod limits {
 
     pub(super) const ACCEPT_BUDGET: usize = 2;
     pub(super) const COMPLETION_EVENTS_PER_WAIT: usize = 3;
+    pub(super) const COMPLETION_LANES: usize = 2;
     pub(super) const COMPLETION_POSTS_MAX: usize = 3;
     pub(super) const COMPLETION_SHARDS: usize = 2;
     pub(super) const COMPLETION_TIMERS_MAX: usize = 3;
+    pub(super) const COMPLETIONS_BETWEEN_LOOKS: usize = 3;
     pub(super) const COMPLETIONS_BETWEEN_POLLS: u32 = 3;
     pub(super) const TURN_BUDGET_BYTES: usize = 2;
 }
@@ -112,10 +115,23 @@ mod sync {
     }
 }
 
+/// The same numbers under each schedule: the tests run in one thread each, and so do the threads of a schedule.
+fn next_thread_number() -> usize {
+    NEXT_THREAD.with(|next| next.fetch_add(1, SeqCst))
+}
+
+std::thread_local! {
+    static NEXT_THREAD: AtomicUsize = const { AtomicUsize::new(0) };
+}
+
 /// Runs `test` under many schedules: some at random, some that change threads seldom, which finds what needs one thread
 /// to be held up for long ("A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010). Each
 /// of the two ends after three seconds.
 fn explore(schedules: usize, test: fn()) {
+    let test = move || {
+        NEXT_THREAD.with(|next| next.store(0, SeqCst));
+        test();
+    };
     let config = || {
         let mut config = Config::new();
         config.stack_size = 1 << 17;
@@ -133,7 +149,6 @@ fn take_all(port: &Arc<Port>, mut each: impl FnMut(Completion) + Send + 'static)
         loop {
             match port.next(Timeout::Never) {
                 Ok(Some(completion)) => {
-                    assert!(port.outstanding() < 100, "below 0: it was not counted before it could complete");
                     each(completion);
                 }
                 Ok(None) => panic!("nothing, and no timeout"),
@@ -327,6 +342,62 @@ fn what_a_call_completes_wakes_a_thread() {
     });
 }
 
+/// The answer to what is being sent may be received by another thread before `send` returns.
+#[test]
+fn the_completions_of_one_socket_come_in_the_order_in_which_they_were_made() {
+    explore(2_000, || {
+        let port = Arc::new(Port::new().unwrap());
+        let (ours, theirs) = pair();
+        let socket = associate(&port, ours);
+        port.recv(socket, room()).unwrap();
+        let taker = {
+            let port = Arc::clone(&port);
+            thread::spawn(move || {
+                let first = port.next(Timeout::Never).unwrap().unwrap();
+                assert!(matches!(first.outcome, Outcome::Sent { .. }), "{first:?}");
+                let second = port.next(Timeout::Never).unwrap().unwrap();
+                assert!(matches!(second.outcome, Outcome::Received { .. }), "{second:?}");
+            })
+        };
+        let peer = thread::spawn(move || {
+            while theirs.read(1).is_empty() {}
+            theirs.write(b"b");
+            theirs
+        });
+        port.send(socket, vec![1]).unwrap();
+        taker.join().unwrap();
+        drop(peer.join().unwrap());
+    });
+}
+
+/// One leaves something and goes; the other finds its own lane never empty.
+#[test]
+fn what_a_thread_has_left_is_taken_by_others_that_are_busy() {
+    explore(1_000, || {
+        let port = Arc::new(Port::new().unwrap());
+        let left = Arc::new(AtomicUsize::new(0));
+        let leaver = {
+            let (port, left) = (Arc::clone(&port), Arc::clone(&left));
+            thread::spawn(move || {
+                port.post(0).unwrap();
+                add(&left);
+            })
+        };
+        let busy = thread::spawn(move || {
+            while left.load(SeqCst) == 0 {
+                thread::yield_now();
+            }
+            let mut turns = 0;
+            while turns == 0 || port.next(Timeout::Never).unwrap().unwrap().key > 0 {
+                turns += 1;
+                assert!(turns < 20, "what another thread has left waits for ever");
+                port.post(turns).unwrap();
+            }
+        });
+        join([leaver, busy]);
+    });
+}
+
 /// Each thread keeps what it has until all have one.
 #[test]
 fn a_burst_wakes_as_many_threads_as_it_has_work_for() {
@@ -491,10 +562,10 @@ fn what_begins_while_the_port_ends_is_refused_or_completes() {
         let takers: Vec<_> = (0..2)
             .map(|_| {
                 let ledger = Arc::clone(&ledger);
-                take_all(&port, move |completion| {
-                    if completion.operation.socket().is_some() || !matches!(completion.outcome, Outcome::Posted) {
-                        ledger.completed(&completion);
-                    }
+                // All posts have one name.
+                take_all(&port, move |completion| match completion.outcome {
+                    Outcome::Posted => {}
+                    _ => ledger.completed(&completion),
                 })
             })
             .collect();
@@ -517,6 +588,26 @@ fn what_begins_while_the_port_ends_is_refused_or_completes() {
         assert!(matches!(port.next(Timeout::Now), Err(Error::Ended)));
         drop(theirs);
         assert_eq!(kernel::open_sockets(), 0);
+    });
+}
+
+#[test]
+fn what_is_posted_while_the_port_ends_is_refused_or_comes_out() {
+    explore(2_000, || {
+        let port = Arc::new(Port::new().unwrap());
+        let taken = Arc::new(AtomicUsize::new(0));
+        let taker = {
+            let taken = Arc::clone(&taken);
+            take_all(&port, move |_| add(&taken))
+        };
+        let poster = {
+            let port = Arc::clone(&port);
+            thread::spawn(move || usize::from(port.post(0).is_ok()))
+        };
+        port.end();
+        join([taker]);
+        let posted = poster.join().unwrap();
+        assert_eq!((taken.load(SeqCst), port.outstanding()), (posted, 0));
     });
 }
 
