@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -16,7 +16,10 @@ fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let path: PathBuf =
         [tests.parent().unwrap().parent().unwrap(), "examples".as_ref(), name.as_ref()].iter().collect();
-    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    // Cargo does not build examples for one test alone.
+    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).with_extension("rs");
+    assert!(changed(&path) > changed(&source), "{} is missing or old: cargo build --examples", path.display());
     Command::new(path)
 }
 
