@@ -277,8 +277,8 @@ fn edge_logger_ends_with_its_reader() {
     let mut first = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     let address = first.trim_end().rsplit(' ').next().unwrap();
-    // The pipe is closed by now, but a process that another test has forked a moment ago may hold it until its exec, and
-    // a line that is written meanwhile is no error.
+    // The pipe is closed by now, but a process that another test has forked a moment ago may hold it until its exec,
+    // and a line that is written meanwhile is no error.
     let status = wait_while(&mut child, || drop(TcpStream::connect(address)));
     assert_eq!(status.code(), Some(1));
 }
