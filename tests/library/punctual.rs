@@ -19,12 +19,17 @@ struct Held {
     holds: Sender<()>,
     goes_on: Arc<Mutex<Receiver<()>>>,
     times: Sender<Instant>,
+    opened: Sender<Instant>,
 }
 
 impl Service for Held {
     type Session = ();
 
-    fn open(&mut self, _: &Client) {}
+    fn open(&mut self, client: &Client) {
+        if client.listener == 0 {
+            let _ = self.opened.send(Instant::now());
+        }
+    }
 
     fn data(&mut self, (): &mut (), input: &mut Input<'_>, output: &mut Output<'_>) -> Next {
         let last = input.last().copied();
@@ -66,21 +71,23 @@ struct Hall {
     held: Receiver<()>,
     lets_go: Sender<()>,
     times: Receiver<Instant>,
+    opened: Receiver<Instant>,
 }
 
 impl Hall {
     fn open(trigger: Trigger) -> Self {
         let (ours, theirs) = (unix_listener("ours"), unix_listener("theirs"));
-        let ((holds, held), (lets_go, goes_on), (told, times)) = (channel(), channel(), channel());
-        let senders = Mutex::new((holds, told));
+        let ((holds, held), (lets_go, goes_on)) = (channel(), channel());
+        let ((told, times), (came, opened)) = (channel(), channel());
+        let senders = Mutex::new((holds, told, came));
         let goes_on = Arc::new(Mutex::new(goes_on));
         let addresses = [ours.1, theirs.1];
         let server =
             Server::start(Config { trigger, workers: 1, ..Config::default() }, vec![ours.0, theirs.0], move |_| {
-                let (holds, times) = senders.lock().unwrap().clone();
-                Held { holds, goes_on: Arc::clone(&goes_on), times }
+                let (holds, times, opened) = senders.lock().unwrap().clone();
+                Held { holds, goes_on: Arc::clone(&goes_on), times, opened }
             });
-        Self { server: server.unwrap(), addresses, held, lets_go, times }
+        Self { server: server.unwrap(), addresses, held, lets_go, times, opened }
     }
 
     fn connect(&self, listener: usize) -> UnixStream {
@@ -156,6 +163,16 @@ fn a_first_byte_timeout_counts_from_the_connection_and_not_from_the_beginning_of
         let mut late = None;
         let start = hall.in_a_long_turn(FIRST_BYTE, visit, || late = Some(hall.connect(0)));
         hall.expect_not_early(start);
+    }
+}
+
+#[test]
+fn a_first_byte_timeout_counts_from_when_the_service_was_told_of_the_client() {
+    for trigger in BOTH {
+        let hall = Hall::open(trigger);
+        let mut late = None;
+        hall.in_a_long_turn(FIRST_BYTE, || late = Some(hall.connect(0)), || ());
+        hall.expect_not_early(hall.opened.recv_timeout(PATIENCE).unwrap());
     }
 }
 
